@@ -3,6 +3,8 @@
 
 /// The policy denies the request (`fumehood policy explain`).
 pub(crate) const DENIED: u8 = 1;
+/// The agent violates a clause of the protocol (`fumehood conformance`).
+pub(crate) const NONCONFORMING: u8 = 1;
 /// fumehood failed, not the program.
 pub(crate) const FAILURE: u8 = 125;
 /// The program reached its timeout.

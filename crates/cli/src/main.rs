@@ -2,6 +2,12 @@
 //!
 //! The modules are listed from the top layer to the bottom: a module imports only modules listed after it.
 
+#![warn(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "they panic if the stream is closed or its disk is full"
+)]
+
 mod commands;
 mod args;
 mod transfer;
@@ -14,12 +20,15 @@ mod exit_code;
 use std::process::ExitCode;
 
 use clap::Parser;
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
 
 use crate::args::{CommandLine, Subcommand};
 use crate::exit_code::{BROKEN_PIPE, FAILURE};
-use crate::io::eprint_message;
+use crate::io::{LogLimit, LogWriter, eprint_message};
 
 fn main() -> ExitCode {
+    let descriptors = fumehood_engine::raise_descriptor_limit();
     let command_line = match CommandLine::try_parse() {
         Ok(command_line) => command_line,
         Err(error) => {
@@ -31,7 +40,7 @@ fn main() -> ExitCode {
         }
     };
 
-    let result = init_log(&command_line.command).and_then(|()| run(command_line));
+    let result = init_log(&command_line.command).and_then(|()| run(command_line, descriptors));
     result.unwrap_or_else(|error| {
         let is_broken_pipe = |e: &std::io::Error| e.kind() == std::io::ErrorKind::BrokenPipe;
         if error.downcast_ref().is_some_and(is_broken_pipe) {
@@ -51,12 +60,14 @@ fn init_log(command: &Subcommand) -> anyhow::Result<()> {
 
     tracing_subscriber::fmt()
         .with_env_filter(tracing_subscriber::EnvFilter::from_env("FUMEHOOD_LOG"))
-        .with_writer(std::io::stderr)
+        .with_writer(|| LogWriter)
+        .finish()
+        .with(LogLimit::default())
         .init();
     Ok(())
 }
 
-fn run(command_line: CommandLine) -> anyhow::Result<ExitCode> {
+fn run(command_line: CommandLine, descriptors: u64) -> anyhow::Result<ExitCode> {
     let host = &command_line.host;
 
     match command_line.command {
@@ -64,14 +75,16 @@ fn run(command_line: CommandLine) -> anyhow::Result<ExitCode> {
         Subcommand::Shell(args) => commands::shell::run(&args, host),
         Subcommand::Repl(args) => commands::repl::run(&args, host),
         Subcommand::Doctor => commands::doctor::run(host),
-        Subcommand::Image(args) => commands::image::run(args, host),
-        Subcommand::Template(args) => commands::template::run(&args, host),
-        Subcommand::Layer(args) => commands::layer::run(&args, host),
+        Subcommand::Image(args) => commands::store::image::run(args, host),
+        Subcommand::Template(args) => commands::store::template::run(&args, host),
+        Subcommand::Layer(args) => commands::store::layer::run(&args, host),
         Subcommand::Agent(args) => commands::agent::run(&args, host),
+        Subcommand::Conformance(args) => commands::conformance::run(&args),
         Subcommand::Policy(args) => commands::policy::run(&args),
-        Subcommand::Serve(args) => commands::serve::run(&args, host),
+        Subcommand::Serve(args) => commands::serve::run(&args, host, descriptors),
         Subcommand::Mcp(args) => commands::mcp::run(&args, host),
         Subcommand::Keys(args) => commands::keys::run(&args),
+        Subcommand::Sandboxes(args) => commands::sandboxes::run(&args),
         Subcommand::Completions { shell } => commands::generate::print_completions(shell),
         Subcommand::Man => commands::generate::print_man_page(),
     }

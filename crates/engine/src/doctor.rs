@@ -66,7 +66,7 @@ const BUILD_MIB: u64 = 4096;
 /// Runs all checks, in the order in which a first run needs their subjects. This takes well under a second.
 #[must_use]
 pub fn examine(config: &Config) -> Vec<Finding> {
-    let selected = select_accelerator(config.accelerator);
+    let selected = select(config);
     vec![
         check_qemu(config),
         check_accelerator(&selected),
@@ -76,6 +76,14 @@ pub fn examine(config: &Config) -> Vec<Finding> {
         check_memory(),
         check_disk(config),
     ]
+}
+
+/// Selects the accelerator as an engine does.
+fn select(config: &Config) -> Result<SelectedAccelerator, Error> {
+    let qemu = Qemu::find(config).map(|qemu| qemu.program).ok();
+    let store = open_store(config).map(|store| store.root().to_path_buf());
+
+    select_accelerator(config.accelerator, qemu.as_deref(), store.ok().as_deref())
 }
 
 fn check_qemu(config: &Config) -> Finding {

@@ -60,7 +60,8 @@ impl Engine {
         let image = store.image(&config.image).map_err(image_error)?;
 
         // Everything that does not depend on a request is found once, here.
-        let selected = select_accelerator(config.accelerator)?;
+        let selected =
+            select_accelerator(config.accelerator, Some(&qemu.program), Some(store.root()))?;
         let accelerator = selected.accelerator;
         let launch_config = launch_config(&config, &qemu, accelerator, store.root())?;
         let factory = VmFactory::new(launch_config, accelerator, image, &config.limits)?;

@@ -26,6 +26,12 @@
 //! - `schema`: schemas of [`Outcome`] and the types in it, for OpenAPI (utoipa) and JSON Schema (schemars).
 //! - `testing`: access to parts of a VM that only tests need.
 
+#![warn(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "they panic if the stream is closed or its disk is full"
+)]
+
 // From the top layer to the bottom: a module uses only its own folder and modules that are declared after its own.
 mod sandbox_builder;
 mod engine;
@@ -50,14 +56,15 @@ pub use engine::Engine;
 pub use error::{Error, ErrorKind, Retry};
 pub use fumehood_gateway::policy;
 pub use fumehood_gateway::{
-    Denial, Event as NetworkEvent, NetworkAction, SecretValue, Summary as NetworkSummary,
-    VaultError,
+    ConnectionBudget, Denial, Event as NetworkEvent, NetworkAction, SecretValue,
+    Summary as NetworkSummary, VaultError,
 };
 pub use fumehood_image as image;
 pub use fumehood_protocol::{
     ChangeKind, EndedBy, Evidence, FileInfo, FileKind, Language, Limits, ProcessInfo, ProcessKind,
     SignalName, StreamSummary,
 };
+pub use fumehood_sys::host::raise_descriptor_limit;
 pub use host::{
     Accelerator, AcceleratorChoice, Isolation, IsolationLayer, RequiredIsolation,
     check_descriptor_limit,

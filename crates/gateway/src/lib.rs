@@ -5,6 +5,12 @@
 //!
 //! The modules below are in layer order: each may import only from modules after it.
 
+#![warn(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "they panic if the stream is closed or its disk is full"
+)]
+
 #[cfg(feature = "fuzzing")]
 #[doc(hidden)]
 pub mod fuzzing;
@@ -29,4 +35,5 @@ mod link;
 pub use events::{Denial, Event, NetworkAction, Summary};
 pub use gateway::{Connections, Gateway, GatewayConfig, GatewayError};
 pub use link::{Endpoint, LinkAddresses};
+pub use metering::ConnectionBudget;
 pub use secret::{SecretValue, Vault, VaultError};

@@ -68,7 +68,21 @@ function replaceRandom(): void {
   Object.defineProperty(Math, "random", { value: random, writable: true, configurable: true, enumerable: false });
 }
 
+// A flag of messages: bytes that bun has drawn ahead may have been copied to other VMs.
+const DROP_DRAWN = 4;
+// Bun serves UUIDs and up to 256 random bytes from a store of 2 KiB, which it refills when the rest is too small.
+const STORE_BYTES = 2048, FROM_STORE_BYTES = 256;
+
+function dropDrawn(): void {
+  const bytes = new Uint8Array(FROM_STORE_BYTES);
+  for (let drawn = 0; drawn < STORE_BYTES; drawn += bytes.length) getRandomValues(bytes);
+}
+
+// The program may replace it.
+const getRandomValues = crypto.getRandomValues.bind(crypto);
+
 function reseed(head: Buffer): void {
+  if ((head[1] & DROP_DRAWN) !== 0) dropDrawn();
   // Seeds are odd; 0 means none.
   if (head[17] === 0) return;
   a = head.readInt32BE(2); b = head.readInt32BE(6); c = head.readInt32BE(10); d = head.readInt32BE(14);

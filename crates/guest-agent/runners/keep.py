@@ -22,6 +22,10 @@ RESEEDS = {
     "random": lambda module, seed: module.seed(seed),
     "numpy.random": lambda module, seed: module.seed(words(seed)),
     "_ssl": lambda module, seed: module.RAND_add(seed.to_bytes(16, "little"), 16.0),
+    # The package `cryptography` contains its own OpenSSL.
+    "cryptography.hazmat.bindings._rust": lambda module, seed: module._openssl.lib.RAND_add(
+        seed.to_bytes(16, "little"), 16, 16.0
+    ),
     "multiprocessing.process": lambda module, seed: setattr(
         module.current_process(), "authkey", os.urandom(32)
     ),

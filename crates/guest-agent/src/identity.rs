@@ -9,6 +9,7 @@ use fumehood_sys::guest::{MappedFile, add_entropy, reseed};
 use rustix::time::{ClockId, Timespec, clock_settime};
 
 use crate::ca_bundle::CaBundle;
+use crate::process::ForkMarks;
 
 /// Width of the name in /etc/hosts, in characters: the longest name that is allowed.
 const MAX_HOSTS_NAME: usize = 63;
@@ -33,6 +34,8 @@ pub(crate) struct Identity {
     pub(crate) awaits_refresh: bool,
     /// The current machine id; empty before the first refresh.
     pub(crate) machine_id_str: String,
+    /// The marks of the processes that were frozen by the last quiesce, until the refresh that clears them.
+    pub(crate) fork_marks: Vec<ForkMarks>,
 }
 
 impl Identity {
@@ -50,6 +53,10 @@ impl Identity {
 
         add_entropy(&self.random, entropy)?;
         reseed(&self.random)?;
+        // Generators that start again take their seed from the kernel's new one.
+        for marks in &self.fork_marks {
+            marks.clear();
+        }
 
         rustix::system::sethostname(request.hostname.as_bytes())?;
         self.machine_id.write(request.machine_id.as_bytes());

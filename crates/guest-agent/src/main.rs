@@ -4,6 +4,12 @@
 //! `--listen` it serves TCP on a machine that it does not own ([`tcp_server`]). One event loop on one thread does
 //! everything, because under software emulation every new instruction costs time.
 
+#![warn(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "they panic if the stream is closed or its disk is full"
+)]
+
 // From the top layer to the bottom: a module imports only from its own folder and from modules below it.
 mod boot;
 mod tcp_server;
@@ -19,8 +25,10 @@ mod identity;
 mod ca_bundle;
 mod transport;
 mod settings;
+mod messages;
 mod checksum;
 
+use std::io::{self, Write};
 use std::process::ExitCode;
 
 use args::CliAction;
@@ -32,7 +40,7 @@ fn main() -> ExitCode {
 
     let result = match args::parse(std::env::args_os().skip(1)) {
         Ok(CliAction::Print(text)) => {
-            print!("{text}");
+            let _ = io::stdout().write_all(text.as_bytes());
             return ExitCode::SUCCESS;
         }
         Ok(CliAction::Listen(options)) => tcp_server::listen(*options),
@@ -42,7 +50,7 @@ fn main() -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(message) => {
-            eprintln!("fumehood-agent: {message}");
+            messages::eprint_message(&message);
             ExitCode::from(2)
         }
     }

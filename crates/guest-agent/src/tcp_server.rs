@@ -11,6 +11,7 @@ use crate::agent::Agent;
 use crate::args::ListenOptions;
 use crate::event_loop::EventLoop;
 use crate::interpreter::InterpreterCatalog;
+use crate::messages::eprint_message;
 use crate::process::{Cgroups, Confinement};
 use crate::settings::{DEFAULT_PATH, Settings};
 use crate::transport::Listener;
@@ -66,8 +67,10 @@ pub(crate) fn listen(options: ListenOptions) -> Result<(), String> {
     let address = listener.local_addr().map_err(failed("find the port"))?;
 
     // The caller waits for this line.
-    println!("listening on {address}");
-    io::stdout().flush().map_err(failed("print the address"))?;
+    let mut stdout = io::stdout();
+    writeln!(stdout, "listening on {address}")
+        .and_then(|()| stdout.flush())
+        .map_err(failed("print the address"))?;
 
     EventLoop::new(agent, Listener::Tcp(listener), signals, true)?.run()
 }
@@ -92,13 +95,11 @@ fn protect_process(options: &ListenOptions) -> Result<(), String> {
 
 fn print_warnings(options: &ListenOptions) {
     if options.token.is_none() {
-        eprintln!(
-            "fumehood-agent: warning: no token: every user of this machine can run code here"
-        );
+        eprint_message("warning: no token: every user of this machine can run code here");
     }
 
     if options.user.is_none() && rustix::process::geteuid().is_root() {
-        eprintln!("fumehood-agent: warning: programs run as root; choose another user with --user");
+        eprint_message("warning: programs run as root; choose another user with --user");
     }
 }
 

@@ -19,6 +19,12 @@
 //! # }
 //! ```
 
+#![warn(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "they panic if the stream is closed or its disk is full"
+)]
+
 // From the top layer to the bottom: a module imports only from those declared after it.
 mod build;
 mod leftovers;

@@ -1,5 +1,6 @@
 use std::ffi::CString;
 use std::fs;
+use std::io::Write;
 use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -33,7 +34,8 @@ pub fn launch() -> ExitCode {
     let owner = match OwnerSocket::from_stdin() {
         Ok(owner) => owner,
         Err(error) => {
-            eprintln!("fumehood-launcher must be started by fumehood, not by hand: {error}");
+            let message = "fumehood-launcher must be started by fumehood, not by hand";
+            let _ = writeln!(std::io::stderr(), "{message}: {error}");
             return ExitCode::FAILURE;
         }
     };
@@ -164,11 +166,24 @@ fn isolate(spec: &LaunchSpec, owner: &OwnerSocket) -> Result<u32, Failure> {
     owner.send(&LauncherMessage::Cloned { pid });
 
     if spec.namespaces != Namespaces::None {
-        root::enter(&spec.files, &spec.devices)
+        // Only root of the host can create devices.
+        let ids = match spec.namespaces {
+            Namespaces::Privileged => user::new_ids(spec.user, pid),
+            Namespaces::InUserNamespace | Namespaces::None => None,
+        };
+        root::enter(&spec.files, &spec.devices, ids)
             .and_then(|()| {
                 rustix::system::sethostname(HOST_NAME).context("cannot set the host name")
             })
-            .map_err(Failure::of(IsolationLayer::Namespaces))?;
+            .map_err(|error| Failure {
+                // Without a user of its own, the program can use the host's device.
+                layer: Some(if error.is::<root::OwnDeviceError>() {
+                    IsolationLayer::User
+                } else {
+                    IsolationLayer::Namespaces
+                }),
+                error,
+            })?;
     }
 
     // Queried now, since the filter does not allow this call.

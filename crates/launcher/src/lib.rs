@@ -4,6 +4,12 @@
 //! This library holds the messages between an owner and its launcher, and the one function of the program.
 //! The modules, from the top layer to the bottom; a module uses only those below it.
 
+#![warn(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "they panic if the stream is closed or its disk is full"
+)]
+
 mod launch;
 mod owner_socket;
 mod root;

@@ -51,6 +51,19 @@ pub(crate) fn set_limits(limits: &Limits, user: User) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Returns the user id and the group id of the program, if they are not those of this process. `pid` is the id of this
+/// process on the host.
+pub(crate) fn new_ids(user: User, pid: u32) -> Option<(u32, u32)> {
+    match user {
+        User::Own { gid } => {
+            let uid = UID_BASE + pid;
+            Some((uid, gid.unwrap_or(uid)))
+        }
+        User::Some { uid, gid } => Some((uid, gid)),
+        User::Same => None,
+    }
+}
+
 /// Changes to the user of the program and gives up all privileges, irreversibly. `pid` is the id of this process
 /// on the host.
 pub(crate) fn change_user(user: User, pid: u32) -> anyhow::Result<()> {
@@ -66,15 +79,7 @@ pub(crate) fn change_user(user: User, pid: u32) -> anyhow::Result<()> {
         set_capabilities_secure_bits(bits).context("cannot lock capabilities")?;
     }
 
-    let ids = match user {
-        User::Own { gid } => {
-            let uid = UID_BASE + pid;
-            Some((uid, gid.unwrap_or(uid)))
-        }
-        User::Some { uid, gid } => Some((uid, gid)),
-        User::Same => None,
-    };
-    if let Some((uid, gid)) = ids {
+    if let Some((uid, gid)) = new_ids(user, pid) {
         const FAILED: &str = "cannot change the user";
         // Groups first, since only a privileged process can drop them.
         set_thread_groups(&[]).context(FAILED)?;

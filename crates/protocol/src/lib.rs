@@ -12,6 +12,12 @@
 //!
 //! The modules, from the top layer to the bottom; a module uses only those below it.
 
+#![warn(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "they panic if the stream is closed or its disk is full"
+)]
+
 mod message;
 mod codec;
 mod value;

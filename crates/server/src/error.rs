@@ -54,6 +54,8 @@ pub enum ApiErrorKind {
     Boot,
     /// The server is shutting down and accepts no new work.
     Draining,
+    /// The disk of the server's state is full.
+    StorageFull,
     /// The server failed internally.
     Internal,
 }
@@ -80,6 +82,7 @@ impl ApiErrorKind {
             Self::Missing | Self::Damaged | Self::Host | Self::Boot | Self::Draining => {
                 StatusCode::SERVICE_UNAVAILABLE
             }
+            Self::StorageFull => StatusCode::INSUFFICIENT_STORAGE,
             Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
         }
     }
@@ -108,6 +111,7 @@ impl ApiErrorKind {
             Self::Host => "host",
             Self::Boot => "boot",
             Self::Draining => "draining",
+            Self::StorageFull => "storage_full",
             Self::Internal => "internal",
         }
     }
@@ -117,6 +121,7 @@ impl ApiErrorKind {
         match self {
             Self::Busy
             | Self::Draining
+            | Self::StorageFull
             | Self::Timeout
             | Self::Unreachable
             | Self::Host
@@ -147,6 +152,9 @@ impl From<ErrorKind> for ApiErrorKind {
 
 /// The `Retry-After` of an error for lack of capacity, in seconds: a VM ends within a few.
 const BUSY_RETRY_AFTER_S: u32 = 2;
+
+/// The `Retry-After` of an error for a full disk, in seconds: a person must free space.
+const STORAGE_RETRY_AFTER_S: u32 = 30;
 
 /// The message for a failure of the server; its log has the details.
 const INTERNAL_MESSAGE: &str =
@@ -221,6 +229,16 @@ impl ApiError {
     pub(crate) fn not_found(object: &str, id: &str) -> Self {
         let id: String = id.chars().take(64).collect();
         Self::new(ApiErrorKind::NotFound, format!("no such {object}: `{id}`"))
+    }
+
+    /// Creates the error of a request that had no effect because its state could not be written.
+    pub(crate) fn storage_full() -> Self {
+        let message = "the disk of the server's state is full, so this request was not carried out; the operator must free \
+                       space on it. Runs without an `Idempotency-Key` still work";
+        Self {
+            retry_after_s: Some(STORAGE_RETRY_AFTER_S),
+            ..Self::new(ApiErrorKind::StorageFull, message)
+        }
     }
 
     /// Logs a failure of the server, and creates the error for it, which does not reveal the cause.
@@ -324,6 +342,7 @@ mod tests {
             ApiErrorKind::RangeNotSatisfiable,
             ApiErrorKind::TooLarge,
             ApiErrorKind::MethodNotAllowed,
+            ApiErrorKind::StorageFull,
         ] {
             assert_eq!(serde_json::to_value(kind).unwrap(), kind.as_str());
         }

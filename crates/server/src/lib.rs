@@ -15,6 +15,12 @@
 //! # }
 //! ```
 
+#![warn(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "they panic if the stream is closed or its disk is full"
+)]
+
 // From the top layer to the bottom: a module imports only modules below it.
 mod http;
 pub mod mcp;

@@ -9,6 +9,24 @@ pub struct Owner(Arc<str>);
 
 const LOCAL: &str = "local";
 
+/// An authenticated caller.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Identity {
+    pub(crate) owner: Owner,
+    /// Whether the caller sees and ends what belongs to others, too: the local user, and keys that were created so.
+    pub(crate) is_operator: bool,
+}
+
+impl Identity {
+    /// The local user, who operates the server.
+    pub(crate) fn local() -> Self {
+        Self {
+            owner: Owner::local(),
+            is_operator: true,
+        }
+    }
+}
+
 impl Owner {
     /// The local user, whose processes connect through the Unix socket.
     #[must_use]

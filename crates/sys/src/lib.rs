@@ -4,5 +4,11 @@
 //! engine and the launcher need around QEMU. The feature `probes` adds calls for test programs that try to
 //! break out; product crates do not enable it.
 
+#![warn(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "they panic if the stream is closed or its disk is full"
+)]
+
 pub mod guest;
 pub mod host;

@@ -5,7 +5,9 @@ use std::io::Write;
 use std::process::{Command, Stdio};
 
 use fumehood_end_to_end::server::{Client, Server};
-use fumehood_end_to_end::{finish, finish_child, fumehood, send, within_deadline};
+use fumehood_end_to_end::{
+    finish, finish_child, fumehood, send, wait_for_exit, wait_until, within_deadline,
+};
 use rustix::process::Signal;
 use serde_json::Value;
 use tempfile::TempDir;
@@ -174,4 +176,47 @@ async fn an_interrupted_or_killed_command_leaves_no_run() {
         let runs = within_deadline("the run's end", ended).await;
         assert_eq!(runs[0]["ended_by"], "cancelled");
     }
+}
+
+#[tokio::test]
+async fn a_log_on_a_full_disk_fails_no_request_and_no_command() {
+    let full = || {
+        std::fs::File::options()
+            .write(true)
+            .open("/dev/full")
+            .unwrap()
+    };
+    let dir = tempfile::tempdir().unwrap();
+    let socket = dir.path().join("server.sock");
+    let mut server = fumehood();
+    server
+        .args(["serve", "--no-tcp", "--socket"])
+        .arg(&socket)
+        .arg("--state")
+        .arg(dir.path().join("state.sqlite"))
+        .env("FUMEHOOD_LOG", "trace")
+        .stdout(Stdio::null())
+        .stderr(full());
+
+    let server = server.spawn().unwrap();
+    wait_until("the server's socket", || socket.exists());
+    let mut client = Client::at(&socket).await;
+    for _ in 0..3 {
+        client.json("GET", "/v1/runs", &Value::Null, 200).await;
+    }
+    send(server.id(), Signal::TERM);
+    assert_eq!(wait_for_exit(server), Some(0));
+
+    // A command that only writes messages, and one that cannot write its result.
+    let keys = |stdout: Stdio, arguments: &[&str]| {
+        let mut keys = fumehood();
+        keys.arg("keys").args(arguments).arg("--state");
+        keys.arg(dir.path().join("state.sqlite"));
+        keys.env("FUMEHOOD_LOG", "trace")
+            .stdout(stdout)
+            .stderr(full());
+        wait_for_exit(keys.spawn().unwrap())
+    };
+    assert_eq!(keys(Stdio::null(), &["create", "one"]), Some(0));
+    assert_eq!(keys(full().into(), &["list"]), Some(125));
 }

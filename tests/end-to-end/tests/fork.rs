@@ -1,9 +1,11 @@
 //! Checkpoints and forks of live sandboxes.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+use std::collections::HashMap;
+
 use fumehood_end_to_end::guest::engine_without_templates;
 use fumehood_end_to_end::{engine, request_ok, shell};
-use fumehood_engine::{ErrorKind, Language, RunRequest, VmOrigin};
+use fumehood_engine::{ErrorKind, Language, RunRequest, Sandbox, VmOrigin};
 
 fn python(code: &str) -> RunRequest {
     RunRequest::new(Language::Python, code).context("main")
@@ -152,4 +154,201 @@ async fn a_booted_sandbox_can_be_forked_too() {
     request_ok(&sandbox, shell("echo kept > file")).await;
     let child = sandbox.fork(1).await.unwrap().remove(0);
     assert_eq!(request_ok(&child, shell("cat file")).await, "kept\n");
+}
+
+/// Draws from every generator of bun, and prints a line `NAME VALUE` for each. Usable as a context's code, which may draw
+/// again, and as a program.
+const BUN_DRAWS: &str = r#"
+const draw = globalThis.draw ??= (() => {
+  const node = require("node:crypto"), net = require("node:net"), tls = require("node:tls"), fs = require("node:fs");
+  const hex = (bytes) => Buffer.from(bytes).toString("hex");
+  const hello = () => new Promise((resolve) => {
+    const server = net.createServer((socket) => {
+      socket.on("error", () => {});
+      socket.once("data", (data) => { resolve(hex(data.subarray(11, 43))); socket.destroy(); server.close(); });
+    });
+    server.listen(0, "127.0.0.1", () =>
+      tls.connect({ port: server.address().port, host: "127.0.0.1" }).on("error", () => {}));
+  });
+  const exported = async (algorithm, uses) => {
+    const key = await crypto.subtle.generateKey(algorithm, true, uses);
+    return key.privateKey ? (await crypto.subtle.exportKey("jwk", key.privateKey)).d
+      : hex(await crypto.subtle.exportKey("raw", key));
+  };
+  const sources = {
+    randomUUID: () => crypto.randomUUID(),
+    nodeRandomUUID: () => node.randomUUID(),
+    randomUUIDv7: () => Bun.randomUUIDv7(),
+    smallValues: () => hex(crypto.getRandomValues(new Uint8Array(8))),
+    largeValues: () => hex(crypto.getRandomValues(new Uint8Array(4096)).subarray(0, 16)),
+    smallBytes: () => hex(node.randomBytes(8)),
+    largeBytes: () => hex(node.randomBytes(4096).subarray(0, 16)),
+    asyncBytes: () => new Promise((resolve) => node.randomBytes(16, (_, bytes) => resolve(hex(bytes)))),
+    randomInt: () => String(node.randomInt(2 ** 47)) + node.randomInt(2 ** 47),
+    edKey: () => hex(node.generateKeyPairSync("ed25519").publicKey.export({ type: "spki", format: "der" })),
+    aesKey: () => exported({ name: "AES-GCM", length: 256 }, ["encrypt"]),
+    hmacKey: () => exported({ name: "HMAC", hash: "SHA-256" }, ["sign"]),
+    ecKey: () => exported({ name: "ECDSA", namedCurve: "P-256" }, ["sign"]),
+    salt: () => Bun.password.hash("x", { algorithm: "bcrypt", cost: 4 }),
+    mathRandom: () => String(Math.random()),
+    directory: () => fs.mkdtempSync("/tmp/d-"),
+    clientHello: hello,
+  };
+  return async () => {
+    for (const [name, source] of Object.entries(sources)) console.log(name, await source());
+  };
+})();
+"#;
+
+/// As [`BUN_DRAWS`], for Python.
+const PYTHON_DRAWS: &str = r"
+def draw():
+    import os, random, secrets, socket, ssl, tempfile, threading, uuid
+    listener = socket.create_server(('127.0.0.1', 0))
+    hello = []
+    def serve():
+        line = listener.accept()[0]
+        hello.append(line.recv(4096)[11:43].hex())
+        line.close()
+    thread = threading.Thread(target=serve)
+    thread.start()
+    try:
+        context = ssl.create_default_context()
+        context.wrap_socket(socket.create_connection(listener.getsockname()), server_hostname='localhost')
+    except OSError:
+        pass
+    thread.join()
+    print('clientHello', hello[0])
+    print('random', random.random(), random.getrandbits(64))
+    print('urandom', os.urandom(16).hex())
+    print('secrets', secrets.token_hex(16))
+    print('ssl', ssl.RAND_bytes(16).hex())
+    print('uuid1', uuid.uuid1())
+    print('uuid4', uuid.uuid4())
+    print('tempfile', next(tempfile._get_candidate_names()))
+    print('cryptography', *SEEDS, len(SEEDS))
+
+# Stands for the package `cryptography`, which contains its own OpenSSL, and is not in the image.
+import sys, types
+SEEDS = []
+_rust = types.ModuleType('cryptography.hazmat.bindings._rust')
+_rust._openssl = types.SimpleNamespace(
+    lib=types.SimpleNamespace(RAND_add=lambda seed, size, bits: SEEDS.append(seed.hex())))
+sys.modules[_rust.__name__] = _rust
+draw()
+";
+
+/// Parses lines `NAME VALUE`.
+fn named_values(lines: &str) -> impl Iterator<Item = (String, String)> {
+    lines.lines().map(|line| {
+        let (name, value) = line.split_once(' ').unwrap();
+        (name.to_owned(), value.to_owned())
+    })
+}
+
+/// Draws from everything in a sandbox that [`start_drawing`] has prepared.
+async fn draw(sandbox: &Sandbox) -> Vec<(String, String)> {
+    let javascript = RunRequest::new(Language::Javascript, "await draw()").context("bun");
+    let bash = "echo RANDOM $RANDOM$RANDOM$RANDOM; echo SRANDOM $SRANDOM; echo mktemp $(mktemp -u)";
+    let bash = RunRequest::new(Language::Shell, bash).context("bash");
+    let left = shell(
+        "for program in bun python; do echo > $program.go; sed s/^/$program-/ $program.out; done",
+    );
+
+    let mut values = Vec::new();
+    for (name, request) in [
+        ("bun", javascript),
+        ("python", python("draw()")),
+        ("bash", bash),
+        ("left", left),
+    ] {
+        let said = request_ok(sandbox, request).await;
+        values
+            .extend(named_values(&said).map(|(source, value)| (format!("{name} {source}"), value)));
+    }
+
+    values
+}
+
+/// Draws from every generator in contexts, and leaves programs running that have drawn and do so again when they are told
+/// to: by a line in a pipe, to which they write to another.
+async fn start_drawing(sandbox: &Sandbox) {
+    let code = format!("{BUN_DRAWS}\nawait draw()");
+    let javascript = RunRequest::new(Language::Javascript, &code).context("bun");
+    request_ok(sandbox, javascript).await;
+    request_ok(sandbox, python(PYTHON_DRAWS)).await;
+
+    let left = format!(
+        "mkfifo bun.go bun.out python.go python.out
+cat > left.js <<'END'
+{BUN_DRAWS}
+const log = console.log, lines = [];
+console.log = (...words) => lines.push(words.join(' '));
+await draw();
+for (;;) {{
+  lines.length = 0;
+  require('fs').readFileSync('bun.go');
+  await draw();
+  require('fs').writeFileSync('bun.out', lines.join('\\n') + '\\n');
+}}
+END
+cat > left.py <<'END'
+import os, random
+def draw():
+    return f'urandom {{os.urandom(16).hex()}}\\n'
+draw()
+while True:
+    open('python.go').read()
+    lines = draw()
+    open('python.out', 'w').write(lines)
+END
+bun left.js > /dev/null & python3 left.py > /dev/null &
+for program in bun python; do echo > $program.go; cat $program.out > /dev/null; done"
+    );
+    request_ok(
+        sandbox,
+        RunRequest::new(Language::Shell, &left).context("bash"),
+    )
+    .await;
+}
+
+/// What copies of a bun that was left running share, as docs/reference/protocol.md says: `Math.random`, and up to 2 KiB
+/// that bun had drawn ahead for small requests.
+const SHARED_IF_LEFT: [&str; 6] = [
+    "left bun-randomUUID",
+    "left bun-nodeRandomUUID",
+    "left bun-randomUUIDv7",
+    "left bun-smallValues",
+    "left bun-randomInt",
+    "left bun-mathRandom",
+];
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn copies_share_no_random_value() {
+    let engine = engine();
+    let parent = engine.sandbox().memory_mib(1024).await.unwrap();
+    start_drawing(&parent).await;
+
+    let checkpoint = parent.checkpoint().await.unwrap();
+    let mut copies = parent.fork(2).await.unwrap();
+    copies.push(engine.open(&checkpoint).await.unwrap());
+    copies.push(engine.open(&checkpoint).await.unwrap());
+    copies.push(parent);
+
+    let mut drawn: HashMap<(String, String), usize> = HashMap::new();
+    let mut shared = Vec::new();
+    for (n, copy) in copies.iter().enumerate() {
+        let drawn_here = draw(copy).await;
+        assert!(drawn_here.len() > 40, "{drawn_here:?}");
+        for value in drawn_here {
+            if SHARED_IF_LEFT.contains(&value.0.as_str()) {
+                continue;
+            }
+            if let Some(other) = drawn.insert(value.clone(), n) {
+                shared.push(format!("copies {other} and {n}: {value:?}"));
+            }
+        }
+    }
+
+    assert!(shared.is_empty(), "{shared:#?}");
 }

@@ -254,6 +254,20 @@ fn missing_or_invalid_components_are_reported_with_a_fix() {
 }
 
 #[test]
+fn a_limit_of_file_sizes_is_an_error_with_a_message() {
+    let mut command = std::process::Command::new("prlimit");
+    command
+        .args(["--fsize=1000000", "--"])
+        .arg(fumehood_end_to_end::program());
+    command.args(["run", "--no-server", "-l", "shell", "-c", "1"]);
+
+    let output = finish(command);
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(125), "{output:?}");
+    assert!(text.contains("File too large"), "{text}");
+}
+
+#[test]
 fn errors_of_qemu_are_quoted() {
     assert_fails(
         &["--qemu", "/bin/false", "run", "-l", "shell", "-c", "1"],

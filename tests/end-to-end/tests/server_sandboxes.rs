@@ -1,6 +1,8 @@
 //! Sandboxes over HTTP: state, files, forks, and ownership by API keys.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use fumehood_end_to_end::server::Server;
+use fumehood_end_to_end::{finish, fumehood, wait_until};
 use serde_json::{Value, json};
 
 fn python(code: &str) -> Value {
@@ -407,4 +409,51 @@ async fn resources_of_another_key_do_not_exist() {
         one.json("GET", &at, &Value::Null, 200).await["state"],
         "running"
     );
+}
+
+/// Runs `fumehood` with these arguments, and returns its output.
+fn operate(arguments: &[&str]) -> String {
+    let mut command = fumehood();
+    command.args(arguments);
+    let output = finish(command);
+    assert!(output.status.success(), "{output:?}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+#[tokio::test]
+async fn the_operator_ends_sandboxes_and_a_revoked_key_loses_all_of_them() {
+    let server = Server::start(&[]);
+    let (socket, state) = (server.socket(), server.dir().path().join("state.sqlite"));
+    let (socket, state) = (socket.to_str().unwrap(), state.to_str().unwrap());
+    let mut client = server.with_key(&server.key("one")).await;
+    let mut ids = Vec::new();
+    for _ in 0..2 {
+        let sandbox = client.json("POST", "/v1/sandboxes", &json!({}), 201).await;
+        ids.push(sandbox["id"].as_str().unwrap().to_owned());
+    }
+
+    let list = || operate(&["sandboxes", "list", "--key", "one", "--socket", socket]);
+    let listed = list();
+    assert!(
+        listed.contains(&ids[0]) && listed.contains(&ids[1]),
+        "{listed}"
+    );
+    assert_eq!(
+        operate(&["sandboxes", "list", "--key", "x", "--socket", socket]),
+        ""
+    );
+
+    operate(&["sandboxes", "end", &ids[0], "--socket", socket]);
+    assert!(!list().contains(&ids[0]));
+    let path = format!("/v1/sandboxes/{}", ids[0]);
+    let ended = client.json("GET", &path, &Value::Null, 200).await;
+    assert_eq!(ended["ended"], "operator");
+
+    // A detached program, which nothing else would end.
+    let sleep = json!({ "argv": ["sleep", "600"], "detach": true });
+    let path = format!("/v1/sandboxes/{}/processes", ids[1]);
+    client.json("POST", &path, &sleep, 202).await;
+    operate(&["keys", "revoke", "one", "--state", state]);
+    wait_until("the end of the sandbox", || list().is_empty());
+    client.json("GET", "/v1/runs", &Value::Null, 401).await;
 }

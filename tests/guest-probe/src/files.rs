@@ -28,6 +28,11 @@ pub(crate) const WALLS: &[Wall] = &[
         tried: "list /root, write to files of root in /run, make a hard link to /etc/passwd",
         attempt: other_users_files,
     },
+    Wall {
+        name: "traps in shared directories",
+        tried: "read fs.protected_fifos, protected_regular, protected_hardlinks, protected_symlinks and suid_dumpable",
+        attempt: shared_directories,
+    },
 ];
 
 /// The directories that the user may write to, or that other modules check.
@@ -111,4 +116,26 @@ fn other_users_files() -> Verdict {
             Verdict::denied(fs::hard_link("/etc/passwd", "/tmp/passwd")),
         ),
     ])
+}
+
+/// Whether the kernel keeps root from following what a user has put into a sticky directory. Only root can try that, so
+/// this reads the settings.
+fn shared_directories() -> Verdict {
+    const EXPECTED: [(&str, &str); 5] = [
+        ("fifos", "protected_fifos=2"),
+        ("files", "protected_regular=2"),
+        ("hard links", "protected_hardlinks=1"),
+        ("links", "protected_symlinks=1"),
+        ("dumps", "suid_dumpable=0"),
+    ];
+
+    Verdict::all(EXPECTED.map(|(what, setting)| {
+        let (name, expected) = setting.split_once('=').unwrap_or_default();
+        let value = fs::read_to_string(format!("/proc/sys/fs/{name}")).unwrap_or_default();
+        let verdict = match value.trim() == expected {
+            true => Verdict::holds(setting),
+            false => Verdict::fails(format!("{name}={}", value.trim())),
+        };
+        (what, verdict)
+    }))
 }

@@ -80,6 +80,16 @@ pub(crate) const WALLS: &[Wall] = &[
         },
     },
     Wall {
+        name: "virtual machines",
+        tried: "vmx and svm in /proc/cpuinfo; /dev/kvm",
+        attempt: || {
+            Verdict::all([
+                ("processor", Verdict::none(&virtualization())),
+                ("/dev/kvm", Verdict::absent(fs::metadata("/dev/kvm"))),
+            ])
+        },
+    },
+    Wall {
         name: "kernel log",
         tried: "syslog, /dev/kmsg to read and to write, /proc/kmsg",
         attempt: || {
@@ -166,6 +176,19 @@ fn modules() -> Verdict {
             Verdict::denied(rustix::system::delete_module(c"x", 0)),
         ),
     ])
+}
+
+/// Returns the extensions of the processor that a guest could run guests with. Fails closed if the list is unreadable.
+fn virtualization() -> Vec<String> {
+    let text = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let Some(flags) = text.lines().find(|line| line.starts_with("flags")) else {
+        return vec!["no flags".to_owned()];
+    };
+    let found = flags
+        .split_whitespace()
+        .filter(|flag| matches!(*flag, "vmx" | "svm"));
+
+    found.map(str::to_owned).collect()
 }
 
 fn memory() -> Verdict {

@@ -8,6 +8,7 @@ use std::ffi::OsString;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use crate::chaos;
 use crate::packages;
 use crate::setup::{self, PROFILE, Programs};
 use crate::shell::{self, cargo};
@@ -59,7 +60,8 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
 
     let report = programs::run(test_programs, options.filter.as_deref(), &environment)?;
     let others = if is_whole {
-        test_sdk_and_docs(&python, &programs, &environment)
+        let chaos = chaos::run_short(&programs).inspect_err(|error| eprintln!("{error:#}"));
+        test_sdk_and_docs(&python, &programs, &environment).and(chaos)
     } else {
         Ok(())
     };

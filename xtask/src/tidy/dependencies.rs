@@ -33,7 +33,12 @@ const WORKSPACE: &[(&str, &[&str])] = &[
         &["fumehood-protocol", "fumehood-sys"],
     ),
     ("fumehood-server", &["fumehood-engine"]),
-    ("fumehood-cli", &["fumehood-engine", "fumehood-server"]),
+    ("fumehood-conformance", &[]),
+    (
+        "fumehood-cli",
+        &["fumehood-conformance", "fumehood-engine", "fumehood-server"],
+    ),
+    ("fumehood-chaos", &["fumehood-end-to-end"]),
     ("fumehood-docs-examples", &["fumehood-engine"]),
     ("fumehood-end-to-end", &["fumehood-engine"]),
     ("fumehood-floor-init", &[]),

@@ -3,10 +3,11 @@
 use clap::Parser;
 
 use super::agent::AgentArgs;
+use super::conformance::ConformanceArgs;
 use super::host::HostArgs;
 use super::policy::PolicyArgs;
 use super::run::RunArgs;
-use super::server::{KeysArgs, McpArgs, ServeArgs};
+use super::server::{KeysArgs, McpArgs, SandboxesArgs, ServeArgs};
 use super::sessions::{ReplArgs, ShellArgs};
 use super::store::{ImageArgs, LayerArgs, TemplateArgs};
 
@@ -35,12 +36,15 @@ pub(crate) enum Subcommand {
     /// List and prune cached package layers, which `run -p` creates
     Layer(LayerArgs),
     Agent(AgentArgs),
+    Conformance(ConformanceArgs),
     /// Check a network policy, or explain its decision about a URL
     Policy(PolicyArgs),
     Serve(ServeArgs),
     Mcp(McpArgs),
     /// Create, list and revoke API keys
     Keys(KeysArgs),
+    /// List and end the sandboxes of all keys of a server
+    Sandboxes(SandboxesArgs),
     /// Print a completion script for a shell
     Completions {
         /// Shell that the script is for

@@ -3,6 +3,7 @@
 
 mod agent;
 mod command_line;
+mod conformance;
 mod environment;
 mod host;
 mod network;
@@ -15,10 +16,13 @@ mod store;
 
 pub(crate) use agent::AgentArgs;
 pub(crate) use command_line::{CommandLine, Subcommand};
+pub(crate) use conformance::ConformanceArgs;
 pub(crate) use host::HostArgs;
 pub(crate) use policy::{PolicyArgs, PolicyCheckArgs, PolicyCommand, PolicyExplainArgs};
 pub(crate) use run::RunArgs;
-pub(crate) use server::{KeysArgs, KeysCommand, McpArgs, McpNetworkArgs, ServeArgs};
+pub(crate) use server::{
+    KeysArgs, KeysCommand, McpArgs, McpNetworkArgs, SandboxesArgs, SandboxesCommand, ServeArgs,
+};
 pub(crate) use sessions::{ReplArgs, ShellArgs};
 pub(crate) use store::{
     ImageArgs, ImageBuildArgs, ImageCommand, KernelArg, LayerArgs, LayerCommand, PruneArgs,

@@ -1,4 +1,4 @@
-//! Arguments of `serve`, `mcp` and `keys`.
+//! Arguments of `serve`, `mcp`, `keys` and `sandboxes`.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -115,12 +115,39 @@ pub(crate) enum KeysCommand {
     Create {
         /// Name of the key
         name: String,
+        /// Let the key list and end sandboxes of other keys, and read the metrics of all
+        #[arg(long)]
+        operator: bool,
     },
     /// List keys: name, ID, creation time, state
     List,
-    /// Revoke a key (effective within 1 s); its runs and sandboxes continue until they end
+    /// Revoke a key (effective within 1 s), and end its requests, runs, sandboxes and checkpoints
     Revoke {
         /// Name of the key
         name: String,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct SandboxesArgs {
+    #[command(subcommand)]
+    pub(crate) command: SandboxesCommand,
+    /// Path of the server's Unix socket [default: that of this user's server]
+    #[arg(long, value_name = "PATH", global = true)]
+    pub(crate) socket: Option<PathBuf>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum SandboxesCommand {
+    /// List running sandboxes: ID, key, start, memory in MiB, name
+    List {
+        /// Only those of the key with this name or ID; `local` for those of this user
+        #[arg(long, value_name = "NAME")]
+        key: Option<String>,
+    },
+    /// End a sandbox with everything that runs in it
+    End {
+        /// ID of the sandbox
+        id: String,
     },
 }

@@ -12,8 +12,8 @@ pub(crate) fn run(args: &KeysArgs) -> anyhow::Result<ExitCode> {
     let store = Store::open(&path)?;
 
     match &args.command {
-        KeysCommand::Create { name } => {
-            let key = api_keys::create(&store, name)?;
+        KeysCommand::Create { name, operator } => {
+            let key = api_keys::create(&store, name, *operator)?;
             eprint_message("store this key now; it cannot be shown again");
             print_line(&key)?;
         }
@@ -29,8 +29,9 @@ fn list(store: &Store) -> anyhow::Result<()> {
             Some(time) => format!("revoked {time:.0}"),
             None => "valid".to_string(),
         };
+        let role = if key.is_operator { " operator" } else { "" };
         let (name, id, created) = (key.name, key.id, key.created);
-        print_line(&format!("{name}\t{id}\t{created:.0}\t{state}"))?;
+        print_line(&format!("{name}\t{id}\t{created:.0}\t{state}{role}"))?;
     }
     Ok(())
 }

@@ -2,19 +2,19 @@
 //! files, messages) belongs to the layers below.
 
 pub(crate) mod agent;
+pub(crate) mod conformance;
 pub(crate) mod doctor;
 pub(crate) mod generate;
-pub(crate) mod image;
 pub(crate) mod keys;
-pub(crate) mod layer;
 pub(crate) mod mcp;
 pub(crate) mod policy;
 pub(crate) mod repl;
 pub(crate) mod run;
+pub(crate) mod sandboxes;
 pub(crate) mod serve;
 pub(crate) mod shell;
-pub(crate) mod template;
+pub(crate) mod store;
 
 mod format;
 mod runtime;
-mod store;
+mod server_client;

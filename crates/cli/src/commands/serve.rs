@@ -8,15 +8,18 @@ use anyhow::Context;
 use fumehood_engine::{Config, Engine, Pool};
 use fumehood_server::{Listeners, Service, Settings, Store, default_socket};
 use tokio::signal::unix::{SignalKind, signal};
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
 
 use super::mcp::load_network;
 use super::runtime::start_runtime;
 use crate::args::{HostArgs, ServeArgs};
-use crate::io::print_line;
+use crate::io::{LogLimit, LogWriter, print_line};
 
-pub(crate) fn run(args: &ServeArgs, host: &HostArgs) -> anyhow::Result<ExitCode> {
+/// Serves with at most this many descriptors.
+pub(crate) fn run(args: &ServeArgs, host: &HostArgs, descriptors: u64) -> anyhow::Result<ExitCode> {
     let runtime = start_runtime()?;
-    let result = runtime.block_on(serve(args, host));
+    let result = runtime.block_on(serve(args, host, descriptors));
 
     // A task that does not end must not keep the process alive. QEMU dies with it.
     runtime.shutdown_background();
@@ -24,8 +27,13 @@ pub(crate) fn run(args: &ServeArgs, host: &HostArgs) -> anyhow::Result<ExitCode>
     Ok(ExitCode::SUCCESS)
 }
 
-async fn serve(args: &ServeArgs, host: &HostArgs) -> anyhow::Result<()> {
-    let (config, settings) = (config(args, host), settings(args)?);
+async fn serve(args: &ServeArgs, host: &HostArgs, descriptors: u64) -> anyhow::Result<()> {
+    let shares = DescriptorShares::of(descriptors);
+    let config = config(args, host);
+    let settings = Settings {
+        max_vm_connections: shares.vm_connections,
+        ..settings(args)?
+    };
 
     // Install the handlers before the socket is announced, so that an early signal ends the server cleanly.
     let mut terminate = signal(SignalKind::terminate())?;
@@ -47,8 +55,30 @@ async fn serve(args: &ServeArgs, host: &HostArgs) -> anyhow::Result<()> {
             () = idle => tracing::info!("shutting down: idle for the configured time"),
         }
     };
+    let listeners = listeners.with_max_connections(shares.connections_per_listener);
     listeners.serve(&service, shutdown).await;
     Ok(())
+}
+
+/// How the descriptors of this process are shared: an eighth for the connections of each of the two listeners, and half for
+/// those of VMs, which take up to two each. The rest, a quarter, starts VMs, opens files and accepts connections.
+#[derive(Debug, PartialEq, Eq)]
+struct DescriptorShares {
+    connections_per_listener: usize,
+    vm_connections: usize,
+}
+
+impl DescriptorShares {
+    /// More connections than this need more memory than descriptors.
+    const MAX_VM_CONNECTIONS: usize = 16_384;
+
+    fn of(descriptors: u64) -> Self {
+        let descriptors = usize::try_from(descriptors).unwrap_or(usize::MAX);
+        Self {
+            connections_per_listener: descriptors / 8,
+            vm_connections: (descriptors / 4).clamp(1, Self::MAX_VM_CONNECTIONS),
+        }
+    }
 }
 
 fn config(args: &ServeArgs, host: &HostArgs) -> Config {
@@ -105,11 +135,29 @@ pub(crate) fn init_log(is_json: bool) -> anyhow::Result<()> {
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_ansi(std::io::stderr().is_terminal())
-        .with_writer(std::io::stderr);
+        .with_writer(|| LogWriter);
     if is_json {
-        builder.json().init();
+        builder.json().finish().with(LogLimit::default()).init();
     } else {
-        builder.init();
+        builder.finish().with(LogLimit::default()).init();
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn descriptors_are_left_for_vms_and_doors() {
+        for descriptors in [64, 1024, 524_288] {
+            let shares = DescriptorShares::of(descriptors);
+            let taken = 2 * shares.connections_per_listener + 2 * shares.vm_connections;
+            let left = usize::try_from(descriptors).unwrap() - taken;
+            assert!(
+                left >= usize::try_from(descriptors / 4).unwrap(),
+                "{shares:?}"
+            );
+        }
+    }
 }

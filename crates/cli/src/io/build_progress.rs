@@ -6,6 +6,8 @@ use std::time::{Duration, Instant};
 use fumehood_engine::image::{Progress, Step, StepEnd};
 use indicatif::{ProgressBar, ProgressStyle};
 
+use super::messages::eprint_line;
+
 /// The interval of progress lines within a long step if there is no terminal.
 const PROGRESS_LINE_INTERVAL: Duration = Duration::from_secs(30);
 
@@ -44,7 +46,7 @@ impl Progress for BuildProgress {
         if std::io::stderr().is_terminal() {
             self.bar = Some(progress_bar(text));
         } else {
-            eprintln!("{text}");
+            eprint_line(&text);
         }
     }
 
@@ -58,10 +60,10 @@ impl Progress for BuildProgress {
             StepEnd::Cached => "cached",
         };
         let seconds = took.as_secs_f32();
-        eprintln!(
+        eprint_line(&format!(
             "[{}/{}] {}: {end} in {seconds:.1} s",
             step.index, step.total, step.title
-        );
+        ));
     }
 
     fn advanced(&mut self, step: &Step, fraction: Option<f64>, line: &str) {
@@ -78,15 +80,15 @@ impl Progress for BuildProgress {
             let percent = position
                 .map(|position| format!("{} %", position / 10))
                 .unwrap_or_default();
-            eprintln!(
+            eprint_line(&format!(
                 "[{}/{}] {}: {percent} {line}",
                 step.index, step.total, step.title
-            );
+            ));
         }
     }
 
     fn waiting(&mut self) {
-        eprintln!("waiting for another build in this store to finish");
+        eprint_line("waiting for another build in this store to finish");
     }
 }
 

@@ -25,7 +25,12 @@ pub(crate) fn print_line(line: &impl Display) -> io::Result<()> {
 
 /// Prints a message of fumehood on standard error. A failure to write it is ignored: there is no other place to report it.
 pub(crate) fn eprint_message(line: &str) {
-    let _ = writeln!(io::stderr(), "fumehood: {line}");
+    eprint_line(&format!("fumehood: {line}"));
+}
+
+/// Prints a line on standard error as it is. A failure to write it is ignored, as in [`eprint_message`].
+pub(crate) fn eprint_line(line: &str) {
+    let _ = writeln!(io::stderr(), "{line}");
 }
 
 /// Prints the files that a copy of a directory left out. `action` names the copy.

@@ -3,6 +3,8 @@
 
 mod build_progress;
 mod interrupts;
+mod log_limit;
+mod log_writer;
 mod messages;
 mod output;
 mod package_progress;
@@ -12,6 +14,8 @@ mod terminal_input;
 
 pub(crate) use build_progress::BuildProgress;
 pub(crate) use interrupts::{CancelGuard, Interrupt, Interrupts};
+pub(crate) use log_limit::LogLimit;
+pub(crate) use log_writer::LogWriter;
 pub(crate) use messages::{
     eprint_message, print_denials, print_exposed_port, print_exposed_ports, print_line,
     print_skipped,

@@ -1,11 +1,13 @@
 use std::fmt;
+use std::path::Path;
 use std::str::FromStr;
 use std::sync::mpsc;
 use std::time::Duration;
 
-use fumehood_sys::host::probe_kvm;
+use fumehood_sys::host::{open_kvm, probe_kvm};
 use serde::{Deserialize, Serialize};
 
+use super::kvm_verdict::{KvmVerdict, VerdictKey, decide, directories};
 use crate::error::{Error, ErrorKind};
 
 /// What executes the instructions of guests. In JSON: `kvm` or `tcg`.
@@ -63,11 +65,15 @@ pub(crate) struct SelectedAccelerator {
     pub(crate) reason: String,
 }
 
-/// Selects the accelerator.
+/// Selects the accelerator for this QEMU. What a probe of KVM finds out is kept in this store, if it can be written.
 ///
 /// # Errors
 /// Returns [`ErrorKind::Host`] if KVM is required and does not work.
-pub(crate) fn select_accelerator(choice: AcceleratorChoice) -> Result<SelectedAccelerator, Error> {
+pub(crate) fn select_accelerator(
+    choice: AcceleratorChoice,
+    qemu: Option<&Path>,
+    store: Option<&Path>,
+) -> Result<SelectedAccelerator, Error> {
     let tcg = |reason: String| SelectedAccelerator {
         accelerator: Accelerator::Tcg,
         reason,
@@ -77,7 +83,7 @@ pub(crate) fn select_accelerator(choice: AcceleratorChoice) -> Result<SelectedAc
         return Ok(tcg("software emulation, as configured".into()));
     }
 
-    match check_kvm() {
+    match check_kvm(qemu, store) {
         Ok(reason) => Ok(SelectedAccelerator {
             accelerator: Accelerator::Kvm,
             reason,
@@ -93,38 +99,59 @@ pub(crate) fn select_accelerator(choice: AcceleratorChoice) -> Result<SelectedAc
     }
 }
 
-/// Timeout of the probe guest: it halts after 100,000 instructions.
+/// The device of KVM.
+const DEVICE: &str = "/dev/kvm";
+
+/// Timeout of the probe guest: it halts after 100,000 instructions, at most five times.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Checks whether KVM works; returns why or why not. A device that can be opened is not sufficient: some hypervisors
 /// offer `/dev/kvm` and emulate the guest's kernel mode so slowly that a kernel needs half a minute. The CPU's flags
-/// are checked first because that is cheap, then a tiny guest is run.
-fn check_kvm() -> Result<String, String> {
+/// are checked first because that is cheap, then a tiny guest is run, once in each boot.
+fn check_kvm(qemu: Option<&Path>, store: Option<&Path>) -> Result<String, String> {
     let cpuinfo = std::fs::read_to_string("/proc/cpuinfo")
         .map_err(|e| format!("/proc/cpuinfo cannot be read: {e}"))?;
     if !has_virtualization(&cpuinfo) {
         return Err("the CPU has neither vmx nor svm".into());
     }
 
-    // On a separate thread: a hypervisor that never returns blocks that thread, and not this program.
-    let (sender, receiver) = mpsc::channel();
-    std::thread::spawn(move || sender.send(probe_kvm()));
-    let probe = receiver.recv_timeout(PROBE_TIMEOUT).map_err(|_| {
-        format!(
+    // Whether this user may open the device can change at any time, so it is not part of the verdict.
+    open_kvm()?;
+    let verdict = match VerdictKey::new(Path::new(DEVICE), qemu) {
+        Some(key) => decide(&directories(store), &key, probe)?,
+        None => probe()?,
+    };
+
+    match verdict {
+        KvmVerdict::Hardware { micros } => {
+            Ok(format!("a probe guest ran on the CPU in {micros} µs"))
+        }
+        KvmVerdict::Emulated { micros } => Err(format!(
+            "{DEVICE} is emulated: a probe guest took {} ms",
+            micros / 1000
+        )),
+        KvmVerdict::Hangs => Err(format!(
             "a probe guest did not end within {} s",
             PROBE_TIMEOUT.as_secs()
-        )
-    })??;
-
-    if probe.is_hardware() {
-        let elapsed = probe.elapsed.as_micros();
-        Ok(format!("a probe guest ran on the CPU in {elapsed} µs"))
-    } else {
-        let elapsed = probe.elapsed.as_millis();
-        Err(format!(
-            "/dev/kvm is emulated: a probe guest took {elapsed} ms"
-        ))
+        )),
     }
+}
+
+/// Runs a tiny guest on a thread of its own: a hypervisor that never returns blocks that thread, and not this program.
+fn probe() -> Result<KvmVerdict, String> {
+    let (sender, receiver) = mpsc::channel();
+    std::thread::spawn(move || sender.send(probe_kvm()));
+    let Ok(probe) = receiver.recv_timeout(PROBE_TIMEOUT) else {
+        return Ok(KvmVerdict::Hangs);
+    };
+
+    let probe = probe?;
+    let micros = u64::try_from(probe.fastest.as_micros()).unwrap_or(u64::MAX);
+    Ok(if probe.is_hardware() {
+        KvmVerdict::Hardware { micros }
+    } else {
+        KvmVerdict::Emulated { micros }
+    })
 }
 
 fn has_virtualization(cpuinfo: &str) -> bool {
@@ -152,14 +179,14 @@ mod tests {
     #[test]
     fn software_emulation_is_always_available() {
         assert_eq!(
-            select_accelerator(AcceleratorChoice::Tcg)
+            select_accelerator(AcceleratorChoice::Tcg, None, None)
                 .unwrap()
                 .accelerator,
             Accelerator::Tcg
         );
 
         assert!(
-            !select_accelerator(AcceleratorChoice::Auto)
+            !select_accelerator(AcceleratorChoice::Auto, None, None)
                 .unwrap()
                 .reason
                 .is_empty()

@@ -4,6 +4,7 @@
 
 mod accelerator;
 mod descriptor_limit;
+mod kvm_verdict;
 mod isolation;
 
 pub use accelerator::{Accelerator, AcceleratorChoice};

@@ -6,7 +6,7 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 use fumehood_gateway::policy::{Policy, SecretName};
-use fumehood_gateway::{Connections, SecretValue, Vault};
+use fumehood_gateway::{ConnectionBudget, Connections, SecretValue, Vault};
 use fumehood_protocol::EnvVars;
 use tokio::net::TcpListener;
 
@@ -34,6 +34,7 @@ pub struct Network {
     secrets: BTreeMap<SecretName, SecretValue>,
     exposed: Vec<PortMapping>,
     name_servers: Vec<SocketAddr>,
+    connections: ConnectionBudget,
 }
 
 /// Maximum number of exposed ports of a guest: each is a listener on this host.
@@ -48,6 +49,7 @@ impl Network {
             secrets: BTreeMap::new(),
             exposed: Vec::new(),
             name_servers: Vec::new(),
+            connections: ConnectionBudget::default(),
         }
     }
 
@@ -70,6 +72,13 @@ impl Network {
     #[must_use]
     pub fn name_servers(mut self, servers: impl IntoIterator<Item = SocketAddr>) -> Self {
         self.name_servers.extend(servers);
+        self
+    }
+
+    /// Counts the guest's connections in a budget that it shares with other guests; by default only the policy limits them.
+    #[must_use]
+    pub fn connection_budget(mut self, budget: ConnectionBudget) -> Self {
+        self.connections = budget;
         self
     }
 
@@ -96,6 +105,7 @@ impl Network {
                 policy: self.policy.clone(),
                 vault,
                 name_servers: self.name_servers.clone(),
+                connections: self.connections.clone(),
             },
             stale: Connections::default(),
         })
@@ -108,6 +118,7 @@ pub(crate) struct NetworkConfig {
     pub(crate) policy: Arc<Policy>,
     pub(crate) vault: Vault,
     pub(crate) name_servers: Vec<SocketAddr>,
+    pub(crate) connections: ConnectionBudget,
 }
 
 /// A network that is ready for its guest.

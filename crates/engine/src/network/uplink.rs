@@ -97,6 +97,7 @@ impl Uplink {
             policy: config.policy.clone(),
             vault: config.vault.clone(),
             name_servers: config.name_servers.clone(),
+            connections: config.connections.clone(),
             stale,
         };
 

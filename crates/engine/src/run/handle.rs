@@ -46,6 +46,17 @@ impl Run {
         }
     }
 
+    /// Creates a run without a VM: it reports these events, then fails.
+    #[cfg(feature = "testing")]
+    pub fn from_events(all: Vec<Event>) -> Self {
+        Self::drive(|events, _controls| async move {
+            for event in all {
+                let _ = events.send(event).await;
+            }
+            Err(Error::new(ErrorKind::Lost, "the run has no VM").after_start())
+        })
+    }
+
     /// Records whether the run can be found again by its idempotency key.
     pub(crate) fn with_key(mut self, has_key: bool) -> Self {
         self.has_key = has_key;

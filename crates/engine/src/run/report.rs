@@ -90,6 +90,24 @@ impl DisplayedValues {
             .collect()
     }
 
+    /// Returns the JSON of a stored value, by its position.
+    #[must_use]
+    pub fn get(&self, index: usize) -> Option<&str> {
+        self.stored.get(index).map(|value| value.get())
+    }
+
+    /// Returns the number of values that are stored.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.stored.len()
+    }
+
+    /// Returns whether no value is stored.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.stored.is_empty()
+    }
+
     /// Returns the bytes stored, with the overhead of each value.
     #[must_use]
     pub fn bytes(&self) -> usize {

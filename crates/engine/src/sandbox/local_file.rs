@@ -52,7 +52,7 @@ pub(super) struct NewFile {
 
 impl NewFile {
     /// Creates the file, with the permissions of the file that it replaces, or else with these as far as the user's
-    /// umask allows them.
+    /// umask allows them; a guest lets nobody but the owner write.
     ///
     /// # Errors
     /// Returns [`ErrorKind::Invalid`] if a directory is at the path, and [`ErrorKind::Host`].
@@ -67,7 +67,7 @@ impl NewFile {
         let directory = parent(target);
         let file = tempfile::Builder::new()
             .prefix(".fumehood-")
-            .permissions(Permissions::from_mode(mode & 0o777 | 0o200))
+            .permissions(Permissions::from_mode(mode & 0o755 | 0o200))
             .tempfile_in(directory)
             .map_err(|e| unwritable(directory, e))?;
 

@@ -11,20 +11,39 @@ use crate::error::{Error, ErrorKind};
 /// 180 MB/s; one that is 100 times slower on purpose would hold the VM of a run for hours.
 const MIN_BYTES_PER_S: u64 = 1024 * 1024;
 
+/// Minimum rate of the copy of one directory of a sandbox beyond [`STALL_TIMEOUT`], in bytes per second. Its many small
+/// files may take long, and its caller has chosen to wait for it.
+const MIN_DIRECTORY_BYTES_PER_S: u64 = 16 * 1024;
+
 /// Limits how long all uploads of a run may take together, or all downloads: [`STALL_TIMEOUT`], and a second for each
-/// MiB that was transferred. Without it, each of a thousand transfers could stall for nearly a minute.
+/// MiB that was transferred. Without it, each of a thousand transfers could stall for nearly a minute. The same for the
+/// copy of one directory, at a lower rate.
 #[derive(Debug)]
 pub(crate) struct TransferDeadline {
     start: Instant,
     transferred: Arc<AtomicU64>,
+    min_bytes_per_s: u64,
+    /// What takes too long, for the error.
+    what: &'static str,
 }
 
 impl TransferDeadline {
-    /// Starts the clock. `transferred` counts the bytes from now on.
+    /// Starts the clock for the files of a run. `transferred` counts the bytes from now on.
     pub(crate) fn start(transferred: Arc<AtomicU64>) -> Self {
         Self {
             start: Instant::now(),
             transferred,
+            min_bytes_per_s: MIN_BYTES_PER_S,
+            what: "the files of the run",
+        }
+    }
+
+    /// Starts the clock for one directory. `transferred` counts the bytes of its tar stream.
+    pub(crate) fn of_directory(transferred: Arc<AtomicU64>) -> Self {
+        Self {
+            min_bytes_per_s: MIN_DIRECTORY_BYTES_PER_S,
+            what: "the copy of the directory",
+            ..Self::start(transferred)
         }
     }
 
@@ -32,13 +51,13 @@ impl TransferDeadline {
     pub(crate) async fn expired(&self) -> Error {
         loop {
             let bytes = self.transferred.load(Ordering::Relaxed);
-            let allowed = STALL_TIMEOUT + Duration::from_secs(bytes / MIN_BYTES_PER_S);
+            let allowed = STALL_TIMEOUT + Duration::from_secs(bytes / self.min_bytes_per_s);
             let deadline = self.start + allowed;
             if Instant::now() >= deadline {
                 let seconds = allowed.as_secs();
-                let message = format!(
-                    "the files of the run took longer than {seconds} s for {bytes} bytes together"
-                );
+                let what = self.what;
+                let message =
+                    format!("{what} took longer than {seconds} s for {bytes} bytes together");
                 return Error::new(ErrorKind::Lost, message);
             }
 
@@ -71,5 +90,13 @@ mod tests {
 
         tokio::join!(transfer, deadline.expired());
         assert_eq!(start.elapsed(), STALL_TIMEOUT + Duration::from_secs(10));
+
+        // A directory may be slower.
+        let start = Instant::now();
+        let error = TransferDeadline::of_directory(bytes.clone())
+            .expired()
+            .await;
+        let expected = STALL_TIMEOUT + Duration::from_secs(640);
+        assert_eq!(start.elapsed(), expected, "{error}");
     }
 }

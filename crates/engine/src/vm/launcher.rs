@@ -37,11 +37,13 @@ pub(crate) fn launch_config(
         devices.push("/dev/kvm".into());
     }
 
+    let (user, user_of_host_devices) = qemu_users(accelerator);
     Ok(LaunchConfig {
         launcher: find_launcher(config, store)?,
         program: qemu.program.clone(),
         devices,
-        user: qemu_user(accelerator),
+        user,
+        user_of_host_devices,
         require_all_layers: config.require_isolation == RequiredIsolation::Full,
     })
 }
@@ -123,19 +125,24 @@ fn is_only_ours(path: &Path) -> bool {
         .is_ok_and(|m| (m.uid() == ours || m.uid() == 0) && m.mode() & 0o022 == 0)
 }
 
-/// Returns the user that QEMU runs as. Root gives each QEMU its own user. With KVM, QEMU keeps the group of
-/// `/dev/kvm`; it stays root if no other user may open the device.
-fn qemu_user(accelerator: Accelerator) -> User {
-    let gid = match accelerator {
-        Accelerator::Tcg => None,
-        Accelerator::Kvm => match kvm_group() {
-            KvmAccess::Group(gid) => Some(gid),
-            KvmAccess::Everyone => None,
-            KvmAccess::OwnerOnly => return User::Same,
-        },
+/// Returns the user that QEMU runs as, and the one if it can use only the host's devices. Root gives each QEMU its own user.
+/// With KVM, QEMU keeps the group of `/dev/kvm`. If only root may open the device, the launcher creates a node of it that
+/// belongs to QEMU's user; where it cannot, QEMU stays root.
+fn qemu_users(accelerator: Accelerator) -> (User, User) {
+    let access = match accelerator {
+        Accelerator::Tcg => KvmAccess::Everyone,
+        Accelerator::Kvm => kvm_access(),
     };
 
-    // A separate user for each QEMU is best, `nobody` is second.
+    match access {
+        KvmAccess::Everyone => (separate_user(None), separate_user(None)),
+        KvmAccess::Group(gid) => (separate_user(Some(gid)), separate_user(Some(gid))),
+        KvmAccess::OwnerOnly => (separate_user(None), User::Same),
+    }
+}
+
+/// A separate user for each QEMU is best, `nobody` is second.
+fn separate_user(gid: Option<u32>) -> User {
     let may_become = |uid| {
         let gid = gid.unwrap_or(uid);
         can_setuid(Credentials { uid, gid })
@@ -157,20 +164,44 @@ fn qemu_user(accelerator: Accelerator) -> User {
 }
 
 /// Who may open `/dev/kvm`.
+#[derive(Debug, PartialEq, Eq)]
 enum KvmAccess {
     Group(u32),
     Everyone,
     OwnerOnly,
 }
 
-fn kvm_group() -> KvmAccess {
-    let Ok(device) = std::fs::metadata("/dev/kvm") else {
-        return KvmAccess::OwnerOnly;
-    };
+fn kvm_access() -> KvmAccess {
+    std::fs::metadata("/dev/kvm").map_or(KvmAccess::OwnerOnly, |device| {
+        access_by_mode(device.mode(), device.gid())
+    })
+}
 
-    match device.mode() & 0o066 {
-        0o060 => KvmAccess::Group(device.gid()),
-        0o066 | 0o006 => KvmAccess::Everyone,
-        _ => KvmAccess::OwnerOnly,
+/// Users other than the owner, who have no groups but this one, by the mode of the device.
+fn access_by_mode(mode: u32, gid: u32) -> KvmAccess {
+    const GROUP: u32 = 0o060;
+    const OTHERS: u32 = 0o006;
+    // QEMU never runs in the group of root.
+    if mode & OTHERS == OTHERS {
+        KvmAccess::Everyone
+    } else if mode & GROUP == GROUP && gid != 0 {
+        KvmAccess::Group(gid)
+    } else {
+        KvmAccess::OwnerOnly
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn qemu_joins_the_group_of_the_device_only_where_it_must() {
+        const KVM: u32 = 107;
+        assert_eq!(access_by_mode(0o020_666, KVM), KvmAccess::Everyone);
+        assert_eq!(access_by_mode(0o020_660, KVM), KvmAccess::Group(KVM));
+        assert_eq!(access_by_mode(0o020_600, KVM), KvmAccess::OwnerOnly);
+        assert_eq!(access_by_mode(0o020_640, KVM), KvmAccess::OwnerOnly);
+        assert_eq!(access_by_mode(0o020_660, 0), KvmAccess::OwnerOnly);
     }
 }

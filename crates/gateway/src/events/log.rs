@@ -7,6 +7,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use tokio::sync::mpsc;
 
 use super::event::{Event, NetworkAction};
+use super::line_limit::{Admission, LineLimit};
 use super::summary::{Denial, Summary};
 use crate::policy::{Decision, HostName, Policy};
 use crate::stack::RejectedPacket;
@@ -30,6 +31,7 @@ struct State {
     /// The index of each denial in the summary.
     denial_indices: HashMap<DenialKey, usize>,
     receiver: Option<mpsc::Sender<Event>>,
+    lines: LineLimit,
 }
 
 /// Two denials with equal keys count as one.
@@ -115,25 +117,13 @@ impl Log {
 
     /// Records an event: writes it to the trace, counts it if it is a denial, and passes it to the receiver.
     pub(crate) fn record(&self, event: Event) {
-        let Event {
-            what,
-            allowed,
-            code,
-            ..
-        } = &event;
-        let (name, address, port) = (&event.name, &event.address, &event.port);
-        tracing::info!(
-            ?what,
-            allowed,
-            code,
-            ?name,
-            ?address,
-            ?port,
-            message = event.message
-        );
+        let mut state = self.lock();
+        let admission = state.lines.admit();
+        if let Admission::Write { left_out } = admission {
+            trace(&event, left_out);
+        }
 
         // Count denials, even if there is no receiver.
-        let mut state = self.lock();
         if !event.allowed {
             state.count_denial(&event);
         }
@@ -151,6 +141,45 @@ impl Log {
 
     fn lock(&self) -> MutexGuard<'_, State> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Writes a line to the trace, and before it how many were left out.
+fn trace(event: &Event, left_out: u64) {
+    let Event {
+        what,
+        allowed,
+        code,
+        ..
+    } = event;
+    if left_out > 0 {
+        tracing::warn!(
+            left_out,
+            "a guest caused too many network events to log all of them"
+        );
+    }
+
+    let (name, address, port) = (&event.name, &event.address, &event.port);
+    tracing::info!(
+        ?what,
+        allowed,
+        code,
+        ?name,
+        ?address,
+        ?port,
+        message = event.message
+    );
+}
+
+impl Drop for Log {
+    fn drop(&mut self) {
+        let left_out = self.lock().lines.left_out();
+        if left_out > 0 {
+            tracing::warn!(
+                left_out,
+                "a guest caused too many network events to log all of them"
+            );
+        }
     }
 }
 
@@ -184,6 +213,7 @@ impl State {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::events::line_limit::MAX_LINES;
 
     fn denied(port: u16) -> Event {
         Event {
@@ -205,6 +235,48 @@ mod tests {
             (MAX_DENIALS, 2)
         );
         assert_eq!(summary.more_denials, 2 * (100 - MAX_DENIALS as u64));
+    }
+
+    /// Counts the lines that a flood of events writes.
+    #[derive(Clone, Default)]
+    struct LineCounter(std::sync::Arc<std::sync::atomic::AtomicU64>);
+
+    impl tracing::Subscriber for LineCounter {
+        fn enabled(&self, _metadata: &tracing::Metadata<'_>) -> bool {
+            true
+        }
+
+        fn new_span(&self, _span: &tracing::span::Attributes<'_>) -> tracing::span::Id {
+            tracing::span::Id::from_u64(1)
+        }
+
+        fn record(&self, _span: &tracing::span::Id, _values: &tracing::span::Record<'_>) {}
+
+        fn record_follows_from(&self, _span: &tracing::span::Id, _from: &tracing::span::Id) {}
+
+        fn event(&self, _event: &tracing::Event<'_>) {
+            self.0.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        }
+
+        fn enter(&self, _span: &tracing::span::Id) {}
+
+        fn exit(&self, _span: &tracing::span::Id) {}
+    }
+
+    #[test]
+    fn a_flood_of_events_writes_few_lines_and_is_counted_in_full() {
+        let lines = LineCounter::default();
+        tracing::subscriber::with_default(lines.clone(), || {
+            let log = Log::default();
+            for _ in 0..10_000 {
+                log.record(denied(1));
+            }
+            assert_eq!(log.summary().denials[0].times, 10_000);
+        });
+
+        // One more line says how many were left out.
+        let lines = lines.0.load(std::sync::atomic::Ordering::Relaxed);
+        assert_eq!(lines, MAX_LINES + 1);
     }
 
     #[test]

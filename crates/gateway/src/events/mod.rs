@@ -1,9 +1,10 @@
 //! Records of a guest's network activity: events as they happen, and a summary.
 //!
-//! Nothing is decided here. Events hold no secrets and no payload.
+//! Nothing is decided here. The log of this host has few lines of each guest; receivers get all events. Events hold no secrets and no payload.
 
-mod event;
 mod log;
+mod line_limit;
+mod event;
 mod summary;
 
 pub use event::{Event, NetworkAction};

@@ -55,6 +55,12 @@ impl ConnectionContext {
         handling: Handling,
         decision: Decision,
     ) {
+        // The slot is held until the connection ends.
+        let _slot = match self.connections.open_one() {
+            Ok(slot) => slot,
+            Err(error) => return self.record_exhausted(destination.to, error),
+        };
+
         // The guest's connection is accepted only after this one: if the destination refuses, so does the gateway.
         let connecting = TcpStream::connect(destination.to);
         let upstream = match tokio::time::timeout(CONNECT_TIMEOUT, connecting).await {

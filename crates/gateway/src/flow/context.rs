@@ -7,7 +7,7 @@ use super::lazy_trust::LazyTrust;
 use crate::dns::{NameServer, ResolvedNames, Resolver};
 use crate::events::{Event, Log, NetworkAction};
 use crate::link::Endpoint;
-use crate::metering::{Budget, Rate};
+use crate::metering::{Budget, ConnectionBudget, ConnectionsExhausted, Rate};
 use crate::policy::{ClientProtocol, Decision, HostName, Policy, PolicyQuery, decide};
 use crate::secret::Vault;
 use crate::stack::RejectedPacket;
@@ -22,6 +22,8 @@ pub(crate) struct ConnectionContext {
     /// Limits new connections per second.
     pub(super) rate: Rate,
     pub(crate) name_server: Arc<NameServer>,
+    /// The connections of this guest and others together.
+    pub(crate) connections: ConnectionBudget,
     pub(super) vault: Vault,
     pub(super) trust: LazyTrust,
 }
@@ -33,6 +35,7 @@ impl ConnectionContext {
         vault: Vault,
         resolver: Resolver,
         gateway: Endpoint,
+        connections: ConnectionBudget,
     ) -> Self {
         let limits = policy.limits;
         let log = Arc::<Log>::default();
@@ -55,6 +58,7 @@ impl ConnectionContext {
             budget: Arc::new(Budget::new(limits)),
             rate: Rate::new(limits.connections_per_s.into()),
             name_server: Arc::new(name_server),
+            connections,
             vault,
             trust: LazyTrust::default(),
         }
@@ -74,6 +78,17 @@ impl ConnectionContext {
         );
         self.log.record(event.at(to));
         text
+    }
+
+    /// Records that an allowed connection exceeds what this guest and others may have together.
+    pub(super) fn record_exhausted(&self, to: SocketAddr, error: ConnectionsExhausted) {
+        let event = Event::new(
+            NetworkAction::Connection,
+            false,
+            "connection_budget",
+            error.to_string(),
+        );
+        self.log.record(event.at(to));
     }
 
     /// Records a packet that the stack rejected.

@@ -248,6 +248,7 @@ impl RequestFilter for ProxiedRequests {
             host: &host,
             host_port: request.port,
             method: request.method,
+            upgrades: request.upgrades,
         };
         let ConnectionContext { policy, budget, .. } = &*self.context;
         let decision = decide(policy, &query);
@@ -310,6 +311,7 @@ mod tests {
 
     use super::*;
     use crate::dns::Resolver;
+    use crate::metering::ConnectionBudget;
     use crate::policy::Policy;
     use crate::secret::Vault;
     use crate::testing::LINK;
@@ -322,6 +324,7 @@ mod tests {
             Vault::default(),
             resolver,
             LINK.gateway,
+            ConnectionBudget::default(),
         ))
     }
 

@@ -65,6 +65,7 @@ fn assert_decisions(document: Document) {
             host: &host,
             host_port: None,
             method: "GET",
+            upgrades: false,
         },
     ];
 

@@ -13,6 +13,7 @@ use super::services;
 use crate::dns::Resolver;
 use crate::events::Event;
 use crate::flow::ConnectionContext;
+use crate::metering::ConnectionBudget;
 use crate::policy::{Policy, PolicyQuery, decide};
 use crate::secret::Vault;
 use crate::stack::{Arrival, Stack};
@@ -39,6 +40,7 @@ pub(super) fn context() -> Arc<ConnectionContext> {
         Vault::default(),
         resolver,
         LINK.gateway,
+        ConnectionBudget::default(),
     ))
 }
 

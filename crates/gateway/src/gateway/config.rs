@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use crate::link::LinkAddresses;
+use crate::metering::ConnectionBudget;
 use crate::policy::Policy;
 use crate::secret::Vault;
 use crate::stack::FourTuple;
@@ -19,6 +20,8 @@ pub struct GatewayConfig {
     pub vault: Vault,
     /// The name servers to use; if empty, those of this host.
     pub name_servers: Vec<SocketAddr>,
+    /// The connections of this guest and others together. The policy limits those of this guest.
+    pub connections: ConnectionBudget,
     /// Connections that the guest considers open because it had them when its state was saved.
     pub stale: Connections,
 }

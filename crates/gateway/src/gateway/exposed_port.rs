@@ -9,7 +9,7 @@ use tokio::task::JoinSet;
 
 use crate::events::{Event, Log, NetworkAction};
 use crate::flow::relay_streams;
-use crate::metering::{Budget, ByteCounter, MeteredStream};
+use crate::metering::{Budget, ByteCounter, ConnectionBudget, ConnectionsExhausted, MeteredStream};
 use crate::stack::{GuestStream, Stack};
 
 /// Maximum number of concurrent connections to one exposed port.
@@ -27,7 +27,14 @@ pub(super) async fn serve_exposed_port(
     log: Arc<Log>,
     listener: TcpListener,
     port: u16,
+    connections: ConnectionBudget,
 ) {
+    // The listener counts, too.
+    let _slot = match connections.open_one() {
+        Ok(slot) => slot,
+        Err(error) => return record_full(&log, port, error),
+    };
+
     let mut tasks = JoinSet::new();
     loop {
         let accepted = tokio::select! {
@@ -36,8 +43,19 @@ pub(super) async fn serve_exposed_port(
         };
         match accepted {
             Ok((client, _)) => {
+                let slot = match connections.open_one() {
+                    Ok(slot) => slot,
+                    Err(error) => {
+                        record_full(&log, port, error);
+                        continue;
+                    }
+                };
+
                 let (stack, log) = (stack.clone(), log.clone());
-                tasks.spawn(async move { serve_client(&stack, &log, client, port).await });
+                tasks.spawn(async move {
+                    serve_client(&stack, &log, client, port).await;
+                    drop(slot);
+                });
             }
             // This process is out of descriptors, or the client is gone. Later connections may succeed.
             Err(error) => {
@@ -46,6 +64,19 @@ pub(super) async fn serve_exposed_port(
             }
         }
     }
+}
+
+/// Records that a client of this host is not served.
+fn record_full(log: &Log, port: u16, error: ConnectionsExhausted) {
+    let event = Event::failed(
+        NetworkAction::Inbound,
+        "connection_budget",
+        error.to_string(),
+    );
+    log.record(Event {
+        port: Some(port),
+        ..event
+    });
 }
 
 async fn serve_client(stack: &Stack, log: &Log, client: TcpStream, port: u16) {

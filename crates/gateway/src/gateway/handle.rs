@@ -12,7 +12,7 @@ use super::serve::run;
 use crate::dns::Resolver;
 use crate::events::{Event, Log, Summary};
 use crate::flow::ConnectionContext;
-use crate::metering::Budget;
+use crate::metering::{Budget, ConnectionBudget};
 use crate::stack::Stack;
 
 /// A guest's network. Dropping it ends the network and all of its connections.
@@ -21,6 +21,7 @@ pub struct Gateway {
     stack: Stack,
     log: Arc<Log>,
     budget: Arc<Budget>,
+    connections: ConnectionBudget,
     tasks: Vec<AbortHandle>,
     /// Closed when the guest is gone.
     guest_gone: watch::Receiver<()>,
@@ -59,7 +60,13 @@ impl Gateway {
         // The state that all connections share.
         let resolver = Resolver::new(config.name_servers);
         let gateway = config.link.gateway;
-        let context = ConnectionContext::new(config.policy, config.vault, resolver, gateway);
+        let context = ConnectionContext::new(
+            config.policy,
+            config.vault,
+            resolver,
+            gateway,
+            config.connections.clone(),
+        );
         let (log, budget) = (context.log.clone(), context.budget.clone());
 
         // The task that runs until the guest is gone.
@@ -77,6 +84,7 @@ impl Gateway {
             stack,
             log,
             budget,
+            connections: config.connections,
             tasks: vec![task.abort_handle()],
             guest_gone,
         })
@@ -109,10 +117,11 @@ impl Gateway {
     /// Forwards connections that `listener` accepts to a port of the guest.
     pub fn expose(&mut self, listener: TcpListener, port: u16) {
         let (stack, log) = (self.stack.clone(), self.log.clone());
+        let connections = self.connections.clone();
         let mut guest_gone = self.guest_gone.clone();
         let task = tokio::spawn(async move {
             tokio::select! {
-                () = serve_exposed_port(stack, log, listener, port) => {}
+                () = serve_exposed_port(stack, log, listener, port, connections) => {}
                 _ = guest_gone.changed() => {}
             }
         });

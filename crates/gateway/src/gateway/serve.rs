@@ -62,12 +62,15 @@ async fn serve(
                 let Ok(permit) = lookups.clone().try_acquire_owned() else {
                     continue;
                 };
+                let Ok(slot) = context.connections.open_one() else {
+                    continue;
+                };
                 let (context, stack) = (context.clone(), stack.clone());
                 tasks.spawn(async move {
                     if let Some(answer) = context.name_server.answer(&message, false).await {
                         stack.send_dns_answer(from, &answer);
                     }
-                    drop(permit);
+                    drop((permit, slot));
                 });
             }
             Some(Arrival::Rejected(rejected)) => context.record_rejected(rejected),

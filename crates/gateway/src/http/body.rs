@@ -101,10 +101,8 @@ impl Body for ResponseBody {
             Self::Server {
                 incoming, redactor, ..
             } => {
-                incoming.is_end_stream()
-                    && redactor
-                        .as_ref()
-                        .is_none_or(|redactor| redactor.pending() == 0)
+                let is_holding = redactor.as_ref().is_some_and(Redactor::is_holding);
+                incoming.is_end_stream() && !is_holding
             }
         }
     }
@@ -113,14 +111,18 @@ impl Body for ResponseBody {
         match self {
             Self::Page(page, _) => SizeHint::with_exact(page.as_ref().map_or(0, Bytes::len) as u64),
             Self::Server {
-                incoming, redactor, ..
-            } => {
-                let pending = redactor.as_ref().map_or(0, Redactor::pending) as u64;
-                match incoming.size_hint().exact() {
-                    Some(left) => SizeHint::with_exact(left + pending),
-                    None => SizeHint::new(),
-                }
-            }
+                incoming,
+                redactor: None,
+                ..
+            } => match incoming.size_hint().exact() {
+                Some(left) => SizeHint::with_exact(left),
+                None => SizeHint::new(),
+            },
+            // Masks have another length than values.
+            Self::Server {
+                redactor: Some(_), ..
+            } if self.is_end_stream() => SizeHint::with_exact(0),
+            Self::Server { .. } => SizeHint::new(),
         }
     }
 }

@@ -3,8 +3,9 @@
 use hyper::HeaderMap;
 use hyper::body::Body;
 use hyper::header::{
-    ACCEPT_ENCODING, CONNECTION, CONTENT_LENGTH, EXPECT, HOST, HeaderName, HeaderValue,
-    PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE, TRAILER, TRANSFER_ENCODING, UPGRADE,
+    ACCEPT_ENCODING, ACCEPT_RANGES, CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE,
+    EXPECT, HOST, HeaderName, HeaderValue, IF_RANGE, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION,
+    RANGE, SEC_WEBSOCKET_EXTENSIONS, TE, TRAILER, TRANSFER_ENCODING, UPGRADE,
 };
 
 /// Headers that are removed whether `Connection` names them or not.
@@ -22,6 +23,20 @@ const HOP_BY_HOP: [HeaderName; 11] = [
     // hyper answers it: it sends 100 Continue to the guest when the body is read.
     EXPECT,
 ];
+
+/// Headers that servers take the method of a request from.
+const METHOD_OVERRIDES: [&str; 3] = [
+    "x-http-method",
+    "x-http-method-override",
+    "x-method-override",
+];
+
+/// Returns the methods that headers put in the place of the request's method.
+pub(super) fn method_overrides(headers: &HeaderMap) -> impl Iterator<Item = &HeaderValue> {
+    METHOD_OVERRIDES
+        .into_iter()
+        .flat_map(|name| headers.get_all(name))
+}
 
 /// Removes hop-by-hop headers, including those that `Connection` names.
 pub(super) fn strip(headers: &mut HeaderMap) {
@@ -46,10 +61,32 @@ pub(super) fn prepare_request(headers: &mut HeaderMap, host: HeaderValue, body: 
     }
 }
 
-/// Makes a server answer in a form that can be redacted: uncompressed.
+/// Makes a server answer in a form that can be redacted: uncompressed, and as a whole. A value that comes in parts is not
+/// found, and the length of a compressed answer tells how much of the value the request contained.
 pub(super) fn request_plain_text(headers: &mut HeaderMap) {
     headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
-    headers.remove("sec-websocket-extensions");
+    headers.remove(SEC_WEBSOCKET_EXTENSIONS);
+    headers.remove(RANGE);
+    headers.remove(IF_RANGE);
+}
+
+/// Removes headers of a response that redaction makes wrong, or that tell the length of what it replaced.
+pub(super) fn prepare_redacted(headers: &mut HeaderMap) {
+    headers.remove(CONTENT_LENGTH);
+    headers.remove(CONTENT_RANGE);
+    headers.insert(ACCEPT_RANGES, HeaderValue::from_static("none"));
+}
+
+/// Returns whether the answer is compressed or otherwise encoded, so that a value in it cannot be found.
+pub(super) fn is_encoded(headers: &HeaderMap) -> bool {
+    let is_identity = |token: &str| token.eq_ignore_ascii_case("identity");
+    let has_unreadable = |name| {
+        let mut values = headers.get_all(name).iter();
+        values.any(|value| value.to_str().is_err())
+    };
+    has_unreadable(CONTENT_ENCODING)
+        || !tokens(headers, &CONTENT_ENCODING).all(is_identity)
+        || headers.contains_key(SEC_WEBSOCKET_EXTENSIONS)
 }
 
 /// Prepares a response's headers for the guest. If it is `bodiless`, its length is that of a body that is not sent.

@@ -13,6 +13,7 @@ mod upstream;
 mod page;
 mod body;
 mod upgrade;
+mod websocket;
 mod exchange;
 mod target;
 mod proxy;

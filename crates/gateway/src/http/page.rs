@@ -28,7 +28,10 @@ pub(super) fn unreachable(
 ) -> Response<ResponseBody> {
     let status = match error {
         UpstreamError::TimedOut(_) => StatusCode::GATEWAY_TIMEOUT,
-        UpstreamError::Failed(_) | UpstreamError::Untrusted(_) => StatusCode::BAD_GATEWAY,
+        UpstreamError::Failed(_)
+        | UpstreamError::Untrusted(_)
+        | UpstreamError::Encoded
+        | UpstreamError::Partial => StatusCode::BAD_GATEWAY,
     };
     exchange.set_unanswered();
     page(status, text, exchange)

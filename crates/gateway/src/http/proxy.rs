@@ -27,8 +27,10 @@ pub(crate) struct RequestHead<'a> {
     pub(crate) host: &'a str,
     /// The port that the request names, if it does.
     pub(crate) port: Option<u16>,
-    /// The method, as it was sent.
+    /// The method, as it was sent, or one that a header puts in its place.
     pub(crate) method: &'a str,
+    /// Whether the request asks for an upgrade to WebSocket.
+    pub(crate) upgrades: bool,
     /// The path and query, as they were sent; `*` for the server as a whole.
     pub(crate) path: &'a str,
 }

@@ -105,7 +105,7 @@ impl Session {
         let exchange = Exchange::start(method, host, &self.timer, &self.observer);
 
         let prepared = target
-            .and_then(|target| self.check(target, method, &exchange))
+            .and_then(|target| self.check(target, &request, &exchange))
             .and_then(|target| self.prepare_request(request, &target, &exchange));
         match prepared {
             Ok((request, reply)) => self.forward(request, reply, exchange).await,
@@ -114,7 +114,12 @@ impl Session {
     }
 
     /// Decides on a request, and binds the connection to its host.
-    fn check(&self, target: Target, method: &str, exchange: &Exchange) -> Result<Target, Refusal> {
+    fn check(
+        &self,
+        target: Target,
+        request: &Request<Incoming>,
+        exchange: &Exchange,
+    ) -> Result<Target, Refusal> {
         if let Some(host) = self.host.get().filter(|host| **host != target.host) {
             let text = format!(
                 "This connection is for {host}, but the request is for {}. Open another connection for it.",
@@ -123,7 +128,14 @@ impl Session {
             return Err(Refusal::new("host_changed", text));
         }
 
-        exchange.set_rule(self.filter.check(&target.request_head(method))?);
+        // Some servers take the method from a header, so that one must be allowed as well.
+        let upgrades = upgrade::is_websocket(request.headers(), request.body());
+        for method in headers::method_overrides(request.headers()) {
+            let method = String::from_utf8_lossy(method.as_bytes());
+            self.filter.check(&target.request_head(&method, upgrades))?;
+        }
+        let head = target.request_head(request.method().as_str(), upgrades);
+        exchange.set_rule(self.filter.check(&head)?);
         // The connection is bound only to a host that has been allowed.
         let _ = self.host.set(target.host.clone());
         Ok(target)
@@ -204,6 +216,13 @@ impl Session {
         exchange: &Arc<Exchange>,
     ) -> Result<Response<ResponseBody>, UpstreamError> {
         let status = response.status();
+        if reply.matcher.is_some() && headers::is_encoded(response.headers()) {
+            return Err(UpstreamError::Encoded);
+        }
+        if reply.matcher.is_some() && status == StatusCode::PARTIAL_CONTENT {
+            return Err(UpstreamError::Partial);
+        }
+
         let is_upgrade = status == StatusCode::SWITCHING_PROTOCOLS;
         let response = if is_upgrade {
             self.accept_upgrade(response, reply, exchange)?
@@ -220,6 +239,7 @@ impl Session {
         }
         if let Some(matcher) = &reply.matcher {
             matcher.redact_headers(&mut parts.headers);
+            headers::prepare_redacted(&mut parts.headers);
         }
 
         let body = ResponseBody::Server {
@@ -255,7 +275,7 @@ impl Session {
         let splice = Splice {
             guest,
             server: hyper::upgrade::on(&mut response),
-            redactor: reply.redactor(),
+            matcher: reply.matcher.clone(),
             exchange: Arc::clone(exchange),
             timer: Arc::clone(&self.timer),
         };

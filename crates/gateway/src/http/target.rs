@@ -62,11 +62,12 @@ impl Target {
     }
 
     /// Returns the part of the request that is decided on.
-    pub(super) fn request_head<'a>(&'a self, method: &'a str) -> RequestHead<'a> {
+    pub(super) fn request_head<'a>(&'a self, method: &'a str, upgrades: bool) -> RequestHead<'a> {
         RequestHead {
             host: &self.host,
             port: self.port,
             method,
+            upgrades,
             path: &self.path,
         }
     }

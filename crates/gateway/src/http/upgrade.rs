@@ -1,4 +1,4 @@
-//! Upgrades to WebSocket. Afterwards bytes pass in both directions without being parsed.
+//! Upgrades to WebSocket. Afterwards bytes pass in both directions; only the messages of a host with secrets are parsed.
 
 use std::io;
 use std::sync::Arc;
@@ -13,7 +13,8 @@ use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use super::exchange::Exchange;
 use super::headers::tokens;
 use super::idle_timer::IdleTimer;
-use crate::secret::Redactor;
+use super::websocket::RedactedFrames;
+use crate::secret::SecretMatcher;
 
 /// The only protocol that a connection may be upgraded to.
 const WEBSOCKET: &str = "websocket";
@@ -38,7 +39,8 @@ pub(super) fn insert_headers(headers: &mut HeaderMap) {
 pub(super) struct Splice {
     pub(super) guest: OnUpgrade,
     pub(super) server: OnUpgrade,
-    pub(super) redactor: Option<Redactor>,
+    /// Finds the secrets that must not come back from the host.
+    pub(super) matcher: Option<Arc<SecretMatcher>>,
     pub(super) exchange: Arc<Exchange>,
     pub(super) timer: Arc<IdleTimer>,
 }
@@ -61,7 +63,8 @@ impl Splice {
         };
         let down = async {
             let count = |bytes| exchange.add_bytes_down(bytes);
-            forward(from_server, to_guest, self.redactor, count).await?;
+            let frames = self.matcher.map(RedactedFrames::new);
+            forward(from_server, to_guest, frames, count).await?;
             timer.half_closed();
             Ok(())
         };
@@ -72,17 +75,16 @@ impl Splice {
 async fn forward(
     mut from: impl AsyncRead + Unpin,
     mut to: impl AsyncWrite + Unpin,
-    mut redactor: Option<Redactor>,
+    mut frames: Option<RedactedFrames>,
     count: impl Fn(usize),
 ) -> io::Result<()> {
     let mut buffer = vec![0; BUFFER_BYTES];
     loop {
         let length = from.read(&mut buffer).await?;
         let bytes = &buffer[..length];
-        match &mut redactor {
+        match &mut frames {
             None => to.write_all(bytes).await?,
-            Some(redactor) if length > 0 => to.write_all(&redactor.push(bytes)).await?,
-            Some(redactor) => to.write_all(&redactor.finish()).await?,
+            Some(frames) => to.write_all(&frames.push(bytes)?).await?,
         }
 
         if length == 0 {

@@ -374,6 +374,7 @@ mod tests {
                 host: &Host::Name(name.clone()),
                 host_port: Some(8443),
                 method,
+                upgrades: false,
             };
 
             decide(&policy, &question).verdict

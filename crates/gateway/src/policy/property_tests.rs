@@ -214,6 +214,7 @@ impl AnyQuery {
                 host,
                 host_port,
                 method,
+                upgrades: false,
             },
             5 => PolicyQuery::Datagram { address, port },
             _ => PolicyQuery::OtherProtocol {

@@ -7,15 +7,15 @@
 //! within `Authorization: Basic`. Paths, bodies, other headers and plain HTTP never do.
 //!
 //! Redaction has limits. The value is found literally, and in base64 at any offset, up to the characters that it shares
-//! with its neighbors: 6 bits each, one at either end. It is not found if the server has compressed, encrypted, escaped,
-//! split or otherwise changed it, nor if a client requests it in pieces (`Range`). A server that receives a secret is
-//! trusted not to do so on a guest's behalf. In a stream, bytes that may start a value are held back until more arrive,
-//! so a WebSocket message that ends like that is delayed.
+//! with its neighbors: 6 bits each, one at either end. It is not found if the server has encrypted, escaped, split or
+//! otherwise changed it. A server that receives a secret is trusted not to do so on a guest's behalf. Answers that are
+//! compressed are refused, and parts of answers are not requested.
 
 mod vault;
 mod substitute;
 mod secrets;
 mod redactor;
+mod patterns;
 mod value;
 
 #[cfg(test)]

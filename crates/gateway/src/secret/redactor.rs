@@ -1,29 +1,30 @@
-//! Redacts values in the answers of a host, without changing their length.
+//! Redacts values in the answers of a host.
+//!
+//! A guest that chooses what a host answers must learn nothing from the search. What is held back of a stream, what is
+//! released, and the work for it are therefore the same for all values: they depend on the number of bytes, and on where
+//! there are bytes that no value may contain. There is no timer, because a guest could make a host pause within a value.
 
 use std::fmt;
+use std::ops::Range;
 use std::sync::Arc;
 
-use base64::Engine as _;
-use base64::engine::general_purpose::{STANDARD_NO_PAD, URL_SAFE_NO_PAD};
 use bytes::Bytes;
 use hyper::header::{HeaderMap, HeaderName, HeaderValue};
 use zeroize::Zeroizing;
 
-use super::value::SecretText;
+use super::patterns::{Patterns, Search, encoded_forms};
+use super::value::{MIN_VALUE_BYTES, SecretText};
+
+/// What replaces a value, whatever its length: a mask must not tell it. It is not longer than any form, so that bytes are
+/// never held back for longer than necessary.
+pub(super) const MASK: &[u8; MIN_VALUE_BYTES] = b"********";
 
 /// Finds the values that must not come back from one host, in all of their forms.
 pub(crate) struct SecretMatcher {
     host: String,
-    /// The forms of all values, the longest first.
-    patterns: Vec<Pattern>,
-    /// Whether a pattern starts with the byte of this index.
-    first_bytes: [bool; 256],
-}
-
-struct Pattern {
-    text: Zeroizing<Vec<u8>>,
-    /// What replaces the text; it has the same length.
-    mask: Vec<u8>,
+    patterns: Patterns,
+    /// The forms in lowercase, as they would be in the name of a header.
+    lowercase: Patterns,
 }
 
 impl fmt::Debug for SecretMatcher {
@@ -33,38 +34,19 @@ impl fmt::Debug for SecretMatcher {
 }
 
 impl SecretMatcher {
-    /// Creates the matcher of one host from its values, each with its placeholder.
-    pub(super) fn new<'a>(
-        host: &str,
-        pairs: impl Iterator<Item = (&'a SecretText, &'a str)>,
-    ) -> Self {
-        let mut texts = Vec::new();
-        for (value, placeholder) in pairs {
-            for form in encoded_forms(value.expose().as_bytes()) {
-                texts.push((form, placeholder));
-            }
-        }
-        // Where several forms match, the longest counts.
-        texts.sort_by_key(|(text, _)| std::cmp::Reverse(text.len()));
-
-        let edge = unused_byte(texts.iter().map(|(text, _)| text.as_slice()));
-        let masks: Vec<_> = texts
-            .iter()
-            .map(|(text, placeholder)| mask(placeholder, text.len(), edge))
-            .map(|mask| safe_mask(mask, edge, texts.iter().map(|(text, _)| text.as_slice())))
+    /// Creates the matcher of one host from its values.
+    pub(super) fn new<'a>(host: &str, values: impl Iterator<Item = &'a SecretText>) -> Self {
+        let forms: Vec<_> = values
+            .flat_map(|value| encoded_forms(value.expose().as_bytes()))
             .collect();
-        let mut first_bytes = [false; 256];
-        for (text, _) in &texts {
-            first_bytes[usize::from(text[0])] = true;
-        }
-
-        let patterns = texts.into_iter().zip(masks);
+        let lowercase: Vec<_> = forms
+            .iter()
+            .map(|form| Zeroizing::new(form.to_ascii_lowercase()))
+            .collect();
         Self {
             host: host.to_owned(),
-            patterns: patterns
-                .map(|((text, _), mask)| Pattern { text, mask })
-                .collect(),
-            first_bytes,
+            patterns: Patterns::new(&forms),
+            lowercase: Patterns::new(&lowercase),
         }
     }
 
@@ -93,7 +75,7 @@ impl SecretMatcher {
 
         let matching_names: Vec<HeaderName> = headers
             .keys()
-            .filter(|name| self.matches_ignoring_case(name.as_str().as_bytes()))
+            .filter(|name| self.is_in_name(name.as_str().as_bytes()))
             .cloned()
             .collect();
         for name in matching_names {
@@ -101,42 +83,23 @@ impl SecretMatcher {
         }
     }
 
-    fn matches_ignoring_case(&self, name: &[u8]) -> bool {
-        self.patterns.iter().any(|pattern| {
-            name.windows(pattern.text.len())
-                .any(|window| window.eq_ignore_ascii_case(&pattern.text))
-        })
-    }
-
-    /// Matches at the start of `rest`. `more` says whether further bytes may follow.
-    fn match_start(&self, rest: &[u8], more: bool) -> Match<'_> {
-        if !self.first_bytes[usize::from(rest[0])] {
-            return Match::None;
-        }
-        for pattern in &self.patterns {
-            if rest.starts_with(&pattern.text) {
-                return Match::Full(&pattern.mask);
-            }
-            if more && pattern.text.starts_with(rest) {
-                return Match::Partial;
-            }
-        }
-        Match::None
+    /// Returns whether a header's name, which is in lowercase, contains a value.
+    fn is_in_name(&self, name: &[u8]) -> bool {
+        let mut search = self.lowercase.search();
+        (0..name.len()).any(|index| search.push(&self.lowercase, name, index).is_some())
     }
 }
 
-enum Match<'a> {
-    None,
-    /// The bytes may start a value; more are needed to decide.
-    Partial,
-    /// A value, with the mask that replaces it.
-    Full(&'a [u8]),
-}
-
-/// Redacts values in a stream. It holds back only bytes that may start a value: fewer than one value has.
+/// Redacts values in a stream.
+///
+/// It holds back the last [`held_bytes`](Patterns::held_bytes) of the output, or those since the last byte that no value
+/// may contain, such as a line feed, if they are fewer.
 pub(crate) struct Redactor {
     matcher: Arc<SecretMatcher>,
+    search: Search,
     held: Zeroizing<Vec<u8>>,
+    /// The values in `held`, in order and without overlaps.
+    found: Vec<Range<usize>>,
 }
 
 impl fmt::Debug for Redactor {
@@ -149,98 +112,95 @@ impl Redactor {
     /// Creates a redactor for one stream.
     pub(crate) fn new(matcher: Arc<SecretMatcher>) -> Self {
         Self {
+            search: matcher.patterns.search(),
             matcher,
             held: Zeroizing::default(),
+            found: Vec::new(),
         }
     }
 
-    /// Returns the number of bytes that are held back.
-    pub(crate) fn pending(&self) -> usize {
-        self.held.len()
+    /// Returns whether bytes are held back.
+    pub(crate) fn is_holding(&self) -> bool {
+        !self.held.is_empty()
     }
 
     /// Takes a piece of the stream; returns what can be passed on.
     pub(crate) fn push(&mut self, piece: &[u8]) -> Bytes {
         let text = Zeroizing::new([self.held.as_slice(), piece].concat());
-        let (redacted, held) = self.scan(&text, true);
-        self.held = Zeroizing::new(held.to_vec());
-        redacted
+        for index in self.held.len()..text.len() {
+            let found = self.search.push(&self.matcher.patterns, &text, index);
+            if let Some(length) = found {
+                self.add_found(index + 1 - length..index + 1);
+            }
+        }
+
+        let (released, end) = self.release(&text);
+        self.held = Zeroizing::new(text[end..].to_vec());
+        self.found.retain(|range| range.start >= end);
+        for range in &mut self.found {
+            *range = range.start - end..range.end - end;
+        }
+        released
     }
 
-    /// Returns the bytes that were held back, at the end of the stream. They may contain a shorter value, which is
-    /// redacted.
+    /// Returns the bytes that were held back, at the end of the stream. Afterwards another stream may begin.
     pub(crate) fn finish(&mut self) -> Bytes {
         let text = std::mem::take(&mut self.held);
-        self.scan(&text, false).0
+        let mut released = Vec::with_capacity(text.len());
+        append_redacted(&mut released, &text, 0..text.len(), &self.found);
+        self.search = self.matcher.patterns.search();
+        self.found.clear();
+        released.into()
     }
 
-    /// Redacts the text up to where a value may start; returns the rest as it is.
-    fn scan<'a>(&self, text: &'a [u8], more: bool) -> (Bytes, &'a [u8]) {
-        let mut redacted = Vec::with_capacity(text.len());
-        let mut rest = text;
-        while let Some(&byte) = rest.first() {
-            match self.matcher.match_start(rest, more) {
-                Match::None => {
-                    redacted.push(byte);
-                    rest = &rest[1..];
-                }
-                Match::Full(mask) => {
-                    redacted.extend_from_slice(mask);
-                    rest = &rest[mask.len()..];
-                }
-                Match::Partial => break,
-            }
+    /// Adds a value that was found, and joins it with those that it overlaps.
+    fn add_found(&mut self, mut range: Range<usize>) {
+        while let Some(last) = self.found.pop_if(|last| last.end > range.start) {
+            range.start = range.start.min(last.start);
         }
-        (redacted.into(), rest)
+        self.found.push(range);
+    }
+
+    /// Returns the part of the output that can be released, and where it ends in the text.
+    fn release(&self, text: &[u8]) -> (Bytes, usize) {
+        // No value extends over the start of the run.
+        let run_start = text.len() - self.search.run().min(text.len());
+        let mut released = Vec::with_capacity(text.len());
+        append_redacted(&mut released, text, 0..run_start, &self.found);
+
+        // In the run, bytes are counted as the guest sees them: a value has the length of its mask.
+        let found: Vec<_> = (self.found.iter().filter(|range| range.start >= run_start)).collect();
+        let masked: usize = found.iter().map(|range| range.len() - MASK.len()).sum();
+        let run_bytes = text.len() - run_start - masked;
+        let mut excess = run_bytes.saturating_sub(self.matcher.patterns.held_bytes());
+
+        let mut end = run_start;
+        for range in found {
+            let before = range.start - end;
+            if excess < before + MASK.len() {
+                break;
+            }
+            excess -= before + MASK.len();
+            end = range.end;
+        }
+        let next_found = self.found.iter().find(|range| range.start >= end);
+        let limit = next_found.map_or(text.len(), |range| range.start);
+        end = limit.min(end + excess);
+
+        append_redacted(&mut released, text, run_start..end, &self.found);
+        (released.into(), end)
     }
 }
 
-/// Returns the forms in which a value may come back: literally, and in base64 at each of the three offsets.
-fn encoded_forms(value: &[u8]) -> Vec<Zeroizing<Vec<u8>>> {
-    let mut forms = vec![Zeroizing::new(value.to_vec())];
-    for offset in 0..3 {
-        let padded = Zeroizing::new([&[0; 2][..offset], value].concat());
-        // Only characters that contain no bits of the value's neighbors.
-        let (from, to) = ((offset * 8).div_ceil(6), padded.len() * 8 / 6);
-        for engine in [STANDARD_NO_PAD, URL_SAFE_NO_PAD] {
-            let encoded = Zeroizing::new(engine.encode(padded.as_slice()));
-            let form = Zeroizing::new(encoded.as_bytes()[from..to].to_vec());
-            if !forms.contains(&form) {
-                forms.push(form);
-            }
+/// Appends a part of a text in which each value that was found is replaced by the mask.
+fn append_redacted(to: &mut Vec<u8>, text: &[u8], part: Range<usize>, found: &[Range<usize>]) {
+    let mut start = part.start;
+    for range in found {
+        if range.start >= start && range.end <= part.end {
+            to.extend_from_slice(&text[start..range.start]);
+            to.extend_from_slice(MASK);
+            start = range.end;
         }
     }
-    forms
-}
-
-/// Returns a byte that no pattern contains. A tab is in none.
-fn unused_byte<'a>(patterns: impl Iterator<Item = &'a [u8]>) -> u8 {
-    let mut is_used = [false; 256];
-    for &byte in patterns.flatten() {
-        is_used[usize::from(byte)] = true;
-    }
-    let candidates = (b'*'..=b'~').chain(b'!'..=b')');
-    candidates
-        .into_iter()
-        .find(|&byte| !is_used[usize::from(byte)])
-        .unwrap_or(b'\t')
-}
-
-/// Returns the placeholder, cut or padded to `length`. Its first and last byte are ones that no pattern contains, so that
-/// no pattern can arise across its borders.
-fn mask(placeholder: &str, length: usize, edge: u8) -> Vec<u8> {
-    let mut mask = placeholder.as_bytes().to_vec();
-    mask.resize(length, edge);
-    mask[0] = edge;
-    mask[length - 1] = edge;
-    mask
-}
-
-/// Returns the mask, or a blank one if it contains a pattern.
-fn safe_mask<'a>(mask: Vec<u8>, edge: u8, mut patterns: impl Iterator<Item = &'a [u8]>) -> Vec<u8> {
-    let contains = |pattern: &[u8]| mask.windows(pattern.len()).any(|window| window == pattern);
-    if patterns.any(contains) {
-        return vec![edge; mask.len()];
-    }
-    mask
+    to.extend_from_slice(&text[start..part.end]);
 }

@@ -74,8 +74,8 @@ impl Secrets {
         for host in hosts {
             if !matchers.iter().any(|matcher| matcher.host() == host) {
                 let for_host = secrets.iter().filter(|secret| secret.is_for(host));
-                let pairs = for_host.map(|secret| (&secret.value, secret.placeholder()));
-                matchers.push(Arc::new(SecretMatcher::new(host, pairs)));
+                let values = for_host.map(|secret| &secret.value);
+                matchers.push(Arc::new(SecretMatcher::new(host, values)));
             }
         }
         Self { secrets, matchers }

@@ -6,9 +6,11 @@ use hyper::header::{AUTHORIZATION, HeaderMap, HeaderName, HeaderValue};
 use zeroize::Zeroizing;
 
 use super::secrets::{Secret, Secrets};
+use super::value::MAX_VALUE_BYTES;
 use crate::refusal::Refusal;
 
-/// Maximum length of a header with all values in it, in bytes. A guest may repeat a placeholder many times.
+/// Maximum length of a header with all values in it, in bytes, if each value has the maximum length. A guest may repeat a
+/// placeholder many times.
 pub(super) const MAX_HEADER_BYTES: usize = 64 * 1024;
 
 impl Secrets {
@@ -86,11 +88,13 @@ impl Secret {
             .filter(|window| *window == placeholder)
             .count();
 
-        // The buffer is allocated in full: growing it would leave copies of the value behind in memory.
-        let length = text.len() + count * value.len();
-        if length > MAX_HEADER_BYTES {
+        // Each placeholder counts as the longest value: a guest could find out the length of this one by trying.
+        if text.len() + count * MAX_VALUE_BYTES > MAX_HEADER_BYTES {
             return Err(self.too_long());
         }
+
+        // The buffer is allocated in full: growing it would leave copies of the value behind in memory.
+        let length = text.len() + count * value.len();
         let mut replaced = Zeroizing::new(Vec::with_capacity(length));
         let mut rest = text;
         while let Some(&first) = rest.first() {
@@ -109,9 +113,11 @@ impl Secret {
         Refusal::new(
             "secret_too_long",
             format!(
-                "With the secret {:?} in it, a header of the request would exceed {} KiB. Use its placeholder only once.",
+                "With the secret {:?} in it, a header of the request may exceed {} KiB, because each placeholder counts \
+                 as {} KiB. Use the placeholder only once, and shorten the header.",
                 self.name,
-                MAX_HEADER_BYTES / 1024
+                MAX_HEADER_BYTES / 1024,
+                MAX_VALUE_BYTES / 1024
             ),
         )
     }

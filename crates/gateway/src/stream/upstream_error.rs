@@ -15,6 +15,17 @@ pub(crate) enum UpstreamError {
          add its certificate authority to that host's trust store, or set SSL_CERT_FILE there"
     )]
     Untrusted(String),
+    /// The answer of a host with secrets cannot be searched.
+    #[error(
+        "the server compressed its answer although it was asked not to, so a secret in it could not be found; disable \
+         compression for this host, or remove the secret's host from the policy"
+    )]
+    Encoded,
+    /// The answer of a host with secrets is a part.
+    #[error(
+        "the server sent a part of its answer, which was not requested, so a part of a secret in it could not be found"
+    )]
+    Partial,
     /// The server did not answer in time.
     #[error("the server did not answer within {} s", .0.as_secs())]
     TimedOut(Duration),

@@ -12,6 +12,7 @@ use super::{modules, mounts, network, system};
 use crate::agent::Agent;
 use crate::event_loop::EventLoop;
 use crate::interpreter::InterpreterCatalog;
+use crate::messages::eprint_message;
 use crate::process::{Cgroups, Confinement, MemoryWatch, User};
 use crate::settings::{DEFAULT_PATH, Settings, package_program_path};
 use crate::transport::{Listener, VirtioPort};
@@ -31,7 +32,7 @@ pub(crate) fn run() -> ExitCode {
     let result = boot().and_then(|agent| agent.run().map_err(BootError::Agent));
     if let Err(error) = result {
         // Standard error is the kernel's console.
-        eprintln!("fumehood-agent: boot failed: {error}");
+        eprint_message(&format!("boot failed: {error}"));
     }
 
     rustix::fs::sync();
@@ -46,7 +47,7 @@ fn boot() -> Result<EventLoop, BootError> {
     keep_freed_memory(KEPT_BYTES);
     if let Err(error) = set_realtime_priority() {
         // Answers come later without it, but nothing else changes.
-        eprintln!("fumehood-agent: cannot become a real-time task: {error}");
+        eprint_message(&format!("cannot become a real-time task: {error}"));
     }
 
     let signals = Signals::take().map_err(failed_to("take over signals"))?;

@@ -7,6 +7,7 @@ use fumehood_protocol::network::{
 use fumehood_sys::guest::{Address, interface_up};
 
 use super::error::{BootError, failed_to};
+use crate::messages::eprint_message;
 
 /// The kernel's name for the network card, if there is one.
 const CARD: &str = "eth0";
@@ -17,7 +18,7 @@ pub(super) fn enable_loopback() {
     let up = fumehood_sys::guest::loopback_up();
     let ports = fs::write("/proc/sys/net/ipv4/ip_unprivileged_port_start", "0");
     if let Err(error) = up.and(ports) {
-        eprintln!("fumehood-agent: cannot set up the loopback interface: {error}");
+        eprint_message(&format!("cannot set up the loopback interface: {error}"));
     }
 }
 

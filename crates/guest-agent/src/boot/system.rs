@@ -14,7 +14,7 @@ use crate::identity::{Identity, hosts};
 pub(super) const CA_BUNDLE: &str = "/etc/ssl/certs/ca-certificates.crt";
 
 /// Kernel settings that differ from the default.
-const SETTINGS: [(&str, &str); 5] = [
+const SETTINGS: [(&str, &str); 10] = [
     // The kernel's log and its addresses are useful only for attacks.
     ("kernel/dmesg_restrict", "1"),
     ("kernel/kptr_restrict", "2"),
@@ -25,6 +25,14 @@ const SETTINGS: [(&str, &str); 5] = [
     // The kernel of a small guest allows so few that one program could use them all. This is the sum of the cgroups
     // of 64 operations.
     ("kernel/threads-max", "32768"),
+    // In /tmp, a program must not be led to write into a file, pipe or link that another user has put there. The kernel
+    // does not protect files and pipes by default.
+    ("fs/protected_fifos", "2"),
+    ("fs/protected_regular", "2"),
+    ("fs/protected_hardlinks", "1"),
+    ("fs/protected_symlinks", "1"),
+    // No memory dump of a program that has changed its user.
+    ("fs/suid_dumpable", "0"),
 ];
 
 /// Applies the kernel settings and lifts the limit of processes per user.
@@ -109,6 +117,7 @@ pub(super) fn create_identity() -> Result<Identity, BootError> {
         ca_bundle: CaBundle::new(CA_BUNDLE.into()),
         awaits_refresh: false,
         machine_id_str: String::new(),
+        fork_marks: Vec::new(),
     })
 }
 

@@ -153,6 +153,7 @@ impl Conversation {
             usage: self.usage,
             reseed: self.reseed,
             needs_environment: self.needs_environment,
+            has_drawn: false,
             has_run_user_code: self.has_run_user_code,
         };
 

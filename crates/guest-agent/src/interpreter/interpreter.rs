@@ -33,6 +33,8 @@ pub(crate) struct Interpreter {
     pub(crate) usage: Usage,
     /// Its random number generators may have the same state as those of another VM.
     pub(crate) reseed: bool,
+    /// When its state was saved, it had drawn random bytes from its own generator, and may hold some of them ready.
+    pub(crate) has_drawn: bool,
     /// It was started before a refresh added the variables that programs must have.
     pub(crate) needs_environment: bool,
     /// It has run code of the user.
@@ -69,6 +71,7 @@ pub(crate) struct ProgramSpec {
 /// Flags of a message.
 const DISPLAY: u8 = 1;
 const STDIN: u8 = 2;
+const DROP_DRAWN: u8 = 4;
 
 impl Interpreter {
     /// Encodes the message that starts a program.
@@ -76,7 +79,8 @@ impl Interpreter {
     /// The message consists of:
     /// - the mode: `o` for one shot, `p` for a preparation, `c` for a context; `f` for bun if the program must be a
     ///   file, because its entry file is no longer empty;
-    /// - a byte of flags: [`DISPLAY`] and [`STDIN`];
+    /// - a byte of flags: [`DISPLAY`], [`STDIN`], and [`DROP_DRAWN`] for bun if random bytes that it drew ahead must not be
+    ///   used;
     /// - a seed of 16 bytes; 0 means that no reseeding is needed;
     /// - the sizes of variables, code and arguments, 4 bytes each, most significant byte first;
     /// - the variables, each as `NAME=VALUE` and NUL; the working directory comes first, as a variable with an empty
@@ -99,6 +103,7 @@ impl Interpreter {
         };
 
         let seed = if self.reseed { random()? } else { 0 };
+        let drops_drawn = self.reseed && self.has_drawn;
 
         // A preparation draws random numbers that are never used. It does so only to have that code ready.
         let is_preparation = mode == ExecMode::Prepare;
@@ -116,7 +121,9 @@ impl Interpreter {
         let pairs = pairs.map(|(name, value)| [name, "=", value, "\0"].concat());
         let variables: String = directory.chain(pairs).collect();
         let flag = |is_set: bool, flag: u8| if is_set { flag } else { 0 };
-        let flags = flag(program.display, DISPLAY) | flag(program.stdin, STDIN);
+        let flags = flag(program.display, DISPLAY)
+            | flag(program.stdin, STDIN)
+            | flag(drops_drawn, DROP_DRAWN);
 
         let arguments = program.args.iter();
         let arguments: String = arguments.flat_map(|text| [text, "\0"]).collect();

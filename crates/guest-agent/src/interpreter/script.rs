@@ -127,6 +127,7 @@ pub(crate) fn start_script(
                 script: None,
                 usage: Usage::default(),
                 reseed: false,
+                has_drawn: false,
                 needs_environment: false,
                 has_run_user_code: true,
             };

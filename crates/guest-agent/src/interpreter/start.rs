@@ -102,6 +102,7 @@ pub(crate) fn start_interpreter(
             usage: Usage::default(),
             reseed: false,
             needs_environment: false,
+            has_drawn: false,
             has_run_user_code: false,
         }),
         Err(error) => {

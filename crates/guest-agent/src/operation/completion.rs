@@ -2,6 +2,8 @@ use std::time::Duration;
 
 use fumehood_protocol::{Complete, EndedBy, ErrorType, Evidence, ProcessKind, Response, WireError};
 
+use fumehood_sys::guest::{LaunchFailure, Stage};
+
 use super::operation::{Operation, ProgramEnd, StopReason};
 use super::output::OutputStream;
 use crate::interpreter::InterpreterSlot;
@@ -29,16 +31,7 @@ pub(crate) fn completion_response(operation: &Operation, end: &ProgramEnd) -> Re
 
     // The program never started.
     if let Some(failure) = operation.failure {
-        let message = match operation.kind {
-            ProcessKind::Spawn | ProcessKind::Install => {
-                format!("the program could not be started: {failure}")
-            }
-            _ => {
-                format!("the interpreter could not be started: {failure}; check the guest's image")
-            }
-        };
-
-        return error_response(op_id, WireError::new(ErrorType::AgentError, message));
+        return error_response(op_id, launch_error(operation.kind, failure));
     }
 
     let (ended_by, exit_code) = classify_end(operation, end);
@@ -57,6 +50,26 @@ pub(crate) fn completion_response(operation: &Operation, end: &ProgramEnd) -> Re
         stderr,
         results,
     })
+}
+
+/// Returns why a program could not be started. A caller chooses the program of a spawn, and none of the others.
+fn launch_error(kind: ProcessKind, failure: LaunchFailure) -> WireError {
+    let started = match kind {
+        ProcessKind::Spawn | ProcessKind::Install => "program",
+        _ => "interpreter",
+    };
+    let message = format!("the {started} could not be started: {failure}");
+
+    match kind {
+        ProcessKind::Spawn if matches!(failure.stage, Stage::Directory | Stage::Execute) => {
+            WireError::new(ErrorType::PathError, message).with_errno(failure.errno)
+        }
+        ProcessKind::Spawn | ProcessKind::Install => WireError::new(ErrorType::AgentError, message),
+        _ => WireError::new(
+            ErrorType::AgentError,
+            format!("{message}; check the guest's image"),
+        ),
+    }
 }
 
 /// Returns why the program ended, and its exit code.

@@ -57,6 +57,8 @@ pub(crate) struct Operation {
 pub(crate) struct StopState {
     pub(crate) reason: StopReason,
     pub(super) next: Option<(Signal, Instant)>,
+    /// Whether the client has cancelled it again: then it does not want output that waits for credit.
+    pub(super) is_repeated: bool,
 }
 
 /// Why an operation is stopped.
@@ -246,6 +248,11 @@ impl Operation {
 
     /// Reads and sends output, at most one chunk of each stream. Earlier output goes first.
     pub(crate) fn pump(&mut self, outbox: &mut Outbox, limits: &Limits, now: Instant) {
+        let is_repeated = self.stopping.is_some_and(|stopping| stopping.is_repeated);
+        if is_repeated && self.end.is_some() && self.credit == Some(0) {
+            self.drop_output();
+        }
+
         if self.replay.is_some() && !self.send_replay(outbox, limits) {
             return;
         }

@@ -12,13 +12,12 @@ impl Operation {
     /// output that was not read yet.
     pub(crate) fn stop(&mut self, reason: StopReason, limits: &Limits, now: Instant) {
         if self.end.is_some() {
-            self.output_dropped |= !self.outputs.iter().all(OutputStream::is_done);
-            self.outputs.iter_mut().for_each(OutputStream::discard);
-            self.replay = None;
+            self.drop_output();
             return;
         }
 
-        if self.stopping.is_some() {
+        if let Some(stopping) = &mut self.stopping {
+            stopping.is_repeated |= reason == StopReason::Cancel;
             return;
         }
 
@@ -36,7 +35,15 @@ impl Operation {
         self.stopping = Some(StopState {
             reason,
             next: Some(next),
+            is_repeated: false,
         });
+    }
+
+    /// Drops the output that was not read yet.
+    pub(super) fn drop_output(&mut self) {
+        self.output_dropped |= !self.outputs.iter().all(OutputStream::is_done);
+        self.outputs.iter_mut().for_each(OutputStream::discard);
+        self.replay = None;
     }
 
     /// Kills the largest process, as the kernel would when memory is full.

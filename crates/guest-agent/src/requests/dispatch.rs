@@ -74,6 +74,8 @@ fn dispatch(client: &mut Client, incoming: IncomingRequest, agent: &mut Agent, n
         });
 
     if let Err(error) = result {
+        // Nor may an error for another request with the number of an operation that is running.
+        let op_id = op_id.filter(|id| !client.is_live(*id, agent));
         client.connection.outbox.push_error(op_id, error);
     }
 }

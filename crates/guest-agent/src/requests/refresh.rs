@@ -10,12 +10,14 @@ use super::client::Client;
 use crate::agent::Agent;
 use crate::identity::Identity;
 use crate::operation::Operation;
-use crate::process::Cgroup;
+use crate::process::{Cgroup, ForkMarks};
 use crate::settings::set_limit_value;
 use crate::transport::Connection;
 
 /// How long killed processes may take to die, and live ones to freeze.
 const FREEZE_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long the agent may look for the marks of frozen processes: 2 ms for each under emulation, if it is an ordinary one.
+const MARKS_TIMEOUT: Duration = Duration::from_secs(5);
 
 fn require_identity(agent: &mut Agent) -> Result<&mut Identity, WireError> {
     let missing = || {
@@ -54,13 +56,21 @@ pub(super) fn quiesce(
         return Err(WireError::new(ErrorType::BusyError, message));
     }
 
-    if let Err(error) = freeze(agent) {
+    // A state that is saved twice must not keep the marks of its first copy.
+    require_identity(agent)?.fork_marks.clear();
+    let found = freeze(agent).and_then(|()| find_fork_marks(agent));
+    let marks = found.map_err(|error| {
         thaw(agent);
-        let message = format!("cannot freeze the user's processes: {error}; try again");
-        return Err(WireError::new(ErrorType::AgentError, message));
-    }
+        let message = format!(
+            "cannot freeze the user's processes, or find what their copies would share: {error}; \
+             end processes with very many mappings, or try again"
+        );
+        WireError::new(ErrorType::AgentError, message)
+    })?;
 
-    require_identity(agent)?.awaits_refresh = true;
+    let identity = require_identity(agent)?;
+    identity.fork_marks = marks;
+    identity.awaits_refresh = true;
     let op_id = request.op_id;
     let outbox = &mut client.connection.outbox;
     outbox.answer(&Response::Quiesced(Quiesced { op_id }));
@@ -116,6 +126,29 @@ fn freeze(agent: &mut Agent) -> io::Result<()> {
     Ok(())
 }
 
+/// Finds the marks of everything that continues after a refresh, interpreters that wait for their first program
+/// included. Now, because a restored guest has no time to look for them.
+fn find_fork_marks(agent: &mut Agent) -> io::Result<Vec<ForkMarks>> {
+    let deadline = Instant::now() + MARKS_TIMEOUT;
+    let mut found = Vec::new();
+
+    for interpreter in agent.pool.idle() {
+        let marks = ForkMarks::find(interpreter.process.pid(), deadline)?;
+        interpreter.has_drawn = marks.is_some();
+        // The other processes of one that has run user code follow below.
+        if !interpreter.has_run_user_code {
+            found.extend(marks);
+        }
+    }
+
+    let processes: Vec<i32> = user_cgroups(agent).flat_map(Cgroup::processes).collect();
+    for pid in processes {
+        found.extend(ForkMarks::find(pid, deadline)?);
+    }
+
+    Ok(found)
+}
+
 fn thaw(agent: &mut Agent) {
     for cgroup in user_cgroups(agent) {
         // Best effort: there is nothing else to try.
@@ -152,6 +185,8 @@ pub(super) fn refresh(
         WireError::new(ErrorType::AgentError, message)
     })?;
     identity.awaits_refresh = false;
+    // From now on these processes run, and may use that memory for something else.
+    identity.fork_marks.clear();
     if identity.machine_id_str != request.machine_id {
         // This is another guest than the one that was saved: it has not run that one's operations.
         identity.machine_id_str.clone_from(&request.machine_id);

@@ -98,6 +98,8 @@ impl Connection {
     ) -> Result<(), WireError> {
         let reject = |message: String| Err(WireError::new(ErrorType::RequestError, message));
         if self.session.encoding != Encoding::Raw {
+            // A client that sends the frame all the same must not have its bytes parsed as requests.
+            self.decoder.skip_raw(data.len);
             return reject("raw frames were not agreed on in `hello`; send `stdin` instead".into());
         }
 

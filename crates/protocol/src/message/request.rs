@@ -88,6 +88,11 @@ struct Head {
     op_id: Option<OpId>,
 }
 
+/// The actions whose `op_id` names a running operation; see [`Request::targets_running_operation`].
+const CONTROL_ACTIONS: [&str; 7] = [
+    "stdin", "data", "signal", "resize", "cancel", "credit", "detach",
+];
+
 /// The maximum length of a parser's message that is sent back, in characters; it may quote the peer.
 const MAX_MESSAGE_CHARS: usize = 400;
 
@@ -248,7 +253,13 @@ impl Request {
             }
             None => Err("missing field `action`".into()),
         };
-        parsed.map_err(|message| reject(head.op_id, ErrorType::RequestError, message))
+        // An error with an `op_id` ends that operation. A malformed request about an operation must not.
+        let is_control = head
+            .action
+            .as_deref()
+            .is_some_and(|action| CONTROL_ACTIONS.contains(&action));
+        let op_id = head.op_id.filter(|_| !is_control);
+        parsed.map_err(|message| reject(op_id, ErrorType::RequestError, message))
     }
 }
 
@@ -358,6 +369,14 @@ mod tests {
             parse(r#"{"action":"exec","op_id":4}"#).unwrap_err().op_id,
             OpId::try_from(4).ok()
         );
+    }
+
+    #[test]
+    fn a_rejected_control_request_does_not_end_its_operation() {
+        for action in CONTROL_ACTIONS {
+            let line = format!(r#"{{"action":"{action}","op_id":4,"x":1}}"#);
+            assert_eq!(parse(&line).unwrap_err().op_id, None, "{line}");
+        }
     }
 
     #[test]

@@ -1,7 +1,7 @@
 use std::collections::{BTreeMap, btree_map};
 use std::fmt;
 
-use serde::de::{IgnoredAny, MapAccess, Visitor};
+use serde::de::{Error, IgnoredAny, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::error::{ErrorType, WireError};
@@ -211,6 +211,15 @@ impl<'de> Visitor<'de> for EnvVarsVisitor {
         // Stored up to the maximum, then only counted.
         while env.vars.len() < MAX_STORED {
             match map.next_entry::<String, String>()? {
+                // A second value would hide the first one.
+                Some((name, _)) if env.vars.contains_key(&name) => {
+                    let shown: String = name
+                        .chars()
+                        .take(80)
+                        .flat_map(char::escape_default)
+                        .collect();
+                    return Err(A::Error::custom(format!("duplicate variable `{shown}`")));
+                }
                 Some((name, value)) => env.vars.insert(name, value),
                 None => return Ok(env),
             };
@@ -307,6 +316,14 @@ mod tests {
 
         assert!(check("PATHS", "x").is_ok());
         assert!(check("PYTHONHASHSEED", "0").is_ok());
+    }
+
+    #[test]
+    fn a_name_that_occurs_twice_is_rejected() {
+        let parse = serde_json::from_str::<EnvVars>;
+        assert_eq!(parse(r#"{"A":"1","B":"1"}"#).unwrap().len(), 2);
+        let error = parse(r#"{"A":"1","A":"1"}"#).unwrap_err().to_string();
+        assert!(error.contains("duplicate variable `A`"), "{error}");
     }
 
     #[test]

@@ -58,7 +58,8 @@ impl Display for Accel {
     }
 }
 
-/// `-cpu`: the CPU model.
+/// `-cpu`: the CPU model. No guest can run guests of its own: the hypervisor's code for them (under KVM, in the host's
+/// kernel) is large, and nothing that fumehood runs needs it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Cpu {
     /// All features of the accelerator, except the claim that byte-wise string instructions are fast. Emulated,
@@ -76,8 +77,8 @@ impl QemuArg for Cpu {
 impl Display for Cpu {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::Max => "max,-erms",
-            Self::Host => "host",
+            Self::Max => "max,-erms,-svm,-vmx",
+            Self::Host => "host,-svm,-vmx",
         })
     }
 }

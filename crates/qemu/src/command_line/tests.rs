@@ -29,6 +29,17 @@ fn options_use_the_spelling_of_qemu() {
 }
 
 #[test]
+fn no_guest_can_run_guests() {
+    for cpu in [Cpu::Max, Cpu::Host] {
+        let model = &args(&cpu)[1];
+        for extension in ["svm", "vmx"] {
+            let removed = format!("-{extension}");
+            assert!(model.split(',').any(|part| part == removed), "{model}");
+        }
+    }
+}
+
+#[test]
 fn a_network_card_and_its_netdev() {
     let netdev = Netdev {
         id: "net".into(),

@@ -29,12 +29,7 @@ pub(super) struct Starter {
 impl Starter {
     pub(super) fn new(config: LaunchConfig) -> Self {
         let files = required_files(&config.program);
-        let is_root = rustix::process::geteuid().is_root();
-        let namespaces = if is_root && config.user != User::Same {
-            Namespaces::Privileged
-        } else {
-            Namespaces::InUserNamespace
-        };
+        let namespaces = namespaces_for(config.user);
 
         let mut reasons = Vec::new();
         let hierarchy = Hierarchy::find()
@@ -73,6 +68,11 @@ impl Starter {
                 IsolationLayer::Cgroup if self.hierarchy.is_some() => self.hierarchy = None,
                 IsolationLayer::Namespaces if self.namespaces != Namespaces::None => {
                     self.namespaces = Namespaces::None;
+                    self.config.user = self.config.user_of_host_devices;
+                }
+                IsolationLayer::User if self.config.user != self.config.user_of_host_devices => {
+                    self.config.user = self.config.user_of_host_devices;
+                    self.namespaces = namespaces_for(self.config.user);
                 }
                 _ => return Err(ProcessError::Launch(reason)),
             }
@@ -134,6 +134,14 @@ impl Starter {
             || default_reason(layer).to_string(),
             |(_, reason)| reason.clone(),
         )
+    }
+}
+
+fn namespaces_for(user: User) -> Namespaces {
+    if rustix::process::geteuid().is_root() && user != User::Same {
+        Namespaces::Privileged
+    } else {
+        Namespaces::InUserNamespace
     }
 }
 

@@ -368,6 +368,24 @@ pub(crate) struct SandboxListResponse {
     pub sandboxes: Vec<SandboxResponse>,
 }
 
+/// A running sandbox with its owner, as an operator sees it.
+#[derive(Debug, Clone, Serialize, ToSchema)]
+pub(crate) struct OwnedSandboxResponse {
+    /// The id of the owner: of its key, or `local`.
+    pub owner: String,
+    /// The name of the owner's key.
+    pub key: Option<String>,
+    /// The sandbox.
+    pub sandbox: SandboxResponse,
+}
+
+/// The running sandboxes of all owners, the oldest first.
+#[derive(Debug, Clone, Serialize, ToSchema)]
+pub(crate) struct OwnedSandboxListResponse {
+    /// The sandboxes.
+    pub sandboxes: Vec<OwnedSandboxResponse>,
+}
+
 /// A checkpoint: the saved state of a sandbox.
 #[derive(Debug, Clone, Serialize, ToSchema)]
 pub struct CheckpointResponse {

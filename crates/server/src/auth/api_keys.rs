@@ -12,7 +12,7 @@ use sha2::{Digest, Sha256};
 use thiserror::Error;
 
 use crate::id::{new_id, random_bytes};
-use crate::owner::Owner;
+use crate::owner::{Identity, Owner};
 use crate::storage::database::{Store, StoreError};
 use crate::sync::lock;
 
@@ -58,6 +58,8 @@ pub struct Key {
     pub id: String,
     /// The name.
     pub name: String,
+    /// Whether its caller operates the server: it sees and ends what belongs to other keys, too.
+    pub is_operator: bool,
     /// When the key was created.
     pub created: Timestamp,
     /// When the key was revoked, if it was.
@@ -68,11 +70,12 @@ fn hash_token(token: &str) -> Vec<u8> {
     Sha256::digest(token.as_bytes()).to_vec()
 }
 
-/// Creates a key, and returns its token. The token cannot be read again.
+/// Creates a key, and returns its token. The token cannot be read again. `is_operator` lets its caller see and end what
+/// belongs to other keys.
 ///
 /// # Errors
 /// [`KeyError`].
-pub fn create(store: &Store, name: &str) -> Result<String, KeyError> {
+pub fn create(store: &Store, name: &str, is_operator: bool) -> Result<String, KeyError> {
     let is_allowed = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
     if name.is_empty() || name.len() > MAX_NAME_CHARS || !name.chars().all(is_allowed) {
         return Err(KeyError::Name(shortened(name)));
@@ -85,8 +88,8 @@ pub fn create(store: &Store, name: &str) -> Result<String, KeyError> {
     let now = Timestamp::now().as_millisecond();
 
     let inserted = store.write(|c| {
-        let insert = "INSERT INTO keys (id, name, hash, created_ms) VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING";
-        c.execute(insert, params![id, name, hash, now])
+        let insert = "INSERT INTO keys (id, name, hash, created_ms, operator) VALUES (?, ?, ?, ?, ?) ON CONFLICT DO NOTHING";
+        c.execute(insert, params![id, name, hash, now, is_operator])
     })?;
 
     if inserted == 0 {
@@ -103,7 +106,7 @@ pub fn create(store: &Store, name: &str) -> Result<String, KeyError> {
 pub fn list(store: &Store) -> Result<Vec<Key>, StoreError> {
     store.read(|c| {
         let mut select = c.prepare_cached(
-            "SELECT id, name, created_ms, revoked_ms FROM keys ORDER BY created_ms, rowid",
+            "SELECT id, name, created_ms, revoked_ms, operator FROM keys ORDER BY created_ms, rowid",
         )?;
 
         let time = |ms: i64| Timestamp::from_millisecond(ms).unwrap_or_default();
@@ -113,6 +116,7 @@ pub fn list(store: &Store) -> Result<Vec<Key>, StoreError> {
                 name: row.get(1)?,
                 created: time(row.get(2)?),
                 revoked: row.get::<_, Option<i64>>(3)?.map(time),
+                is_operator: row.get(4)?,
             })
         })?;
 
@@ -120,13 +124,13 @@ pub fn list(store: &Store) -> Result<Vec<Key>, StoreError> {
     })
 }
 
-/// Revokes a key. Running servers reject it within a second.
+/// Revokes a key. Running servers reject it within a second, and end what it has started.
 ///
 /// # Errors
 /// [`KeyError::Unknown`] if there is no such key, and others.
 pub fn revoke(store: &Store, name: &str) -> Result<(), KeyError> {
     let now = Timestamp::now().as_millisecond();
-    let updated = store.write(|c| {
+    let updated = store.write_essential(|c| {
         let update = "UPDATE keys SET revoked_ms = ? WHERE name = ? AND revoked_ms IS NULL";
         c.execute(update, params![now, name])
     })?;
@@ -136,6 +140,18 @@ pub fn revoke(store: &Store, name: &str) -> Result<(), KeyError> {
     }
 
     Ok(())
+}
+
+/// Returns the owners whose keys are revoked.
+///
+/// # Errors
+/// [`StoreError`].
+pub(crate) fn revoked_owners(store: &Store) -> Result<Vec<Owner>, StoreError> {
+    store.read(|c| {
+        let mut select = c.prepare_cached("SELECT id FROM keys WHERE revoked_ms IS NOT NULL")?;
+        let ids = select.query_map([], |row| row.get::<_, String>(0))?;
+        ids.map(|id| Ok(Owner::key(&id?))).collect()
+    })
 }
 
 /// Whether there is a key that is not revoked.
@@ -152,48 +168,51 @@ fn shortened(name: &str) -> String {
 
 /// A cache of the keys that were used last, by their hashes.
 #[derive(Debug, Default)]
-pub(crate) struct KeyCache(Mutex<HashMap<Vec<u8>, (Owner, Instant)>>);
+pub(crate) struct KeyCache(Mutex<HashMap<Vec<u8>, (Identity, Instant)>>);
 
 impl KeyCache {
-    /// Returns the owner with this token, or `None` if it is unknown or revoked.
+    /// Returns the caller with this token, or `None` if it is unknown or revoked.
     ///
     /// Only hashes are compared, so that the time of a comparison reveals nothing about a token.
     ///
     /// # Errors
     /// [`StoreError`].
-    pub(crate) fn find_owner(
-        &self,
-        store: &Store,
-        token: &str,
-    ) -> Result<Option<Owner>, StoreError> {
+    pub(crate) fn find(&self, store: &Store, token: &str) -> Result<Option<Identity>, StoreError> {
         if !token.starts_with(PREFIX) || token.len() > MAX_TOKEN_BYTES {
             return Ok(None);
         }
 
         let hash = hash_token(token);
         let mut cached = lock(&self.0);
-        if let Some((owner, at)) = cached.get(&hash)
+        if let Some((identity, at)) = cached.get(&hash)
             && at.elapsed() < CACHE_TTL
         {
-            return Ok(Some(owner.clone()));
+            return Ok(Some(identity.clone()));
         }
 
         cached.remove(&hash);
 
-        let id = store.read(|c| {
-            let mut select =
-                c.prepare_cached("SELECT id FROM keys WHERE hash = ? AND revoked_ms IS NULL")?;
-            select
-                .query_row([&hash], |row| row.get::<_, String>(0))
-                .optional()
+        let identity = store.read(|c| {
+            let select = "SELECT id, operator FROM keys WHERE hash = ? AND revoked_ms IS NULL";
+            let identity = c.prepare_cached(select)?.query_row([&hash], |row| {
+                Ok(Identity {
+                    owner: Owner::key(&row.get::<_, String>(0)?),
+                    is_operator: row.get(1)?,
+                })
+            });
+            identity.optional()
         })?;
 
-        let owner = id.map(|id| Owner::key(&id));
-        if let Some(owner) = &owner {
-            cached.insert(hash, (owner.clone(), Instant::now()));
+        if let Some(identity) = &identity {
+            cached.insert(hash, (identity.clone(), Instant::now()));
         }
 
-        Ok(owner)
+        Ok(identity)
+    }
+
+    /// Removes the keys of this owner.
+    pub(crate) fn forget(&self, owner: &Owner) {
+        lock(&self.0).retain(|_, (identity, _)| identity.owner != *owner);
     }
 }
 
@@ -208,24 +227,33 @@ mod tests {
         let store = Store::open(&path).unwrap();
         assert!(!any_active(&store).unwrap());
 
-        let token = create(&store, "ci").unwrap();
-        assert!(matches!(create(&store, "ci"), Err(KeyError::Exists(_))));
+        let token = create(&store, "ci", false).unwrap();
+        assert!(matches!(
+            create(&store, "ci", false),
+            Err(KeyError::Exists(_))
+        ));
 
         for wrong in ["", "a b", &"x".repeat(65)] {
-            assert!(matches!(create(&store, wrong), Err(KeyError::Name(_))));
+            assert!(matches!(
+                create(&store, wrong, false),
+                Err(KeyError::Name(_))
+            ));
         }
 
-        assert!(create(&store, &"x".repeat(64)).is_ok());
+        assert!(create(&store, &"x".repeat(64), true).is_ok());
 
-        let find_owner = |token: &str| KeyCache::default().find_owner(&store, token).unwrap();
-        let owner = find_owner(&token).unwrap();
-        assert_eq!(owner.as_str(), list(&store).unwrap()[0].id);
-        assert_eq!(find_owner("fh_no"), None);
+        let find = |token: &str| KeyCache::default().find(&store, token).unwrap();
+        let found = find(&token).unwrap();
+        assert_eq!(found.owner.as_str(), list(&store).unwrap()[0].id);
+        assert!(!found.is_operator && list(&store).unwrap()[1].is_operator);
+        assert_eq!(find("fh_no"), None);
+        assert_eq!(revoked_owners(&store).unwrap(), []);
 
         revoke(&store, "ci").unwrap();
         assert!(matches!(revoke(&store, "ci"), Err(KeyError::Unknown(_))));
-        assert_eq!(find_owner(&token), None);
-        assert!(create(&store, "ci").is_ok());
+        assert_eq!(find(&token), None);
+        assert_eq!(revoked_owners(&store).unwrap(), [found.owner]);
+        assert!(create(&store, "ci", false).is_ok());
 
         // No file of the state contains the token.
         drop(store);

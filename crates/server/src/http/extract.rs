@@ -1,5 +1,6 @@
 //! The parts of a request, parsed, with errors that name the field.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Body;
@@ -7,13 +8,16 @@ use axum::extract::{FromRequest, FromRequestParts, Request};
 use axum::http::HeaderMap;
 use axum::http::header::CONTENT_TYPE;
 use axum::http::request::Parts;
+use axum::response::{IntoResponse, Response};
 use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt;
+use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::error::{ApiError, ApiErrorKind};
-use crate::owner::Owner;
+use crate::owner::{Identity, Owner};
 use crate::service::Service;
+use crate::state::memory_budget::{Quota, attach};
 
 /// The largest JSON body, and the largest input for a program, in bytes. Code of 2 MiB whose every byte is escaped is
 /// larger than any other request, and fits.
@@ -21,6 +25,12 @@ pub(super) const MAX_BODY_BYTES: usize = 8 * 1024 * 1024;
 
 /// How long a body may pause.
 const BODY_STALL_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// How long a body that is held in memory may take: the largest one at 28 KiB/s.
+const BODY_TIMEOUT: Duration = Duration::from_secs(5 * 60);
+
+/// A JSON body of more bytes is parsed on a thread that serves no other request.
+const MAX_INLINE_JSON_BYTES: usize = 64 * 1024;
 
 /// The owner that the middleware has authenticated.
 pub(super) struct Caller(pub(super) Owner);
@@ -35,15 +45,34 @@ impl FromRequestParts<Service> for Caller {
     }
 }
 
+/// A caller that operates the server.
+pub(super) struct Operator;
+
+impl FromRequestParts<Service> for Operator {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, _: &Service) -> Result<Self, ApiError> {
+        let caller = parts.extensions.get::<Identity>();
+        if caller.is_some_and(|caller| caller.is_operator) {
+            return Ok(Self);
+        }
+
+        let message = "only an operator may do this: the local user at the Unix socket, or a key that \
+                       `fumehood keys create --operator` has created";
+        Err(ApiError::new(ApiErrorKind::Forbidden, message))
+    }
+}
+
 /// A JSON body. An empty body counts as an empty object.
 pub(super) struct Json<T>(pub(super) T);
 
-impl<T: DeserializeOwned> FromRequest<Service> for Json<T> {
+impl<T: DeserializeOwned + Send + 'static> FromRequest<Service> for Json<T> {
     type Rejection = ApiError;
 
     async fn from_request(request: Request, _: &Service) -> Result<Self, ApiError> {
         let is_json = is_json(request.headers());
-        let mut bytes = read_body(request.into_body(), MAX_BODY_BYTES).await?;
+        let quota = request.extensions().get().cloned();
+        let mut bytes = read_body(request.into_body(), MAX_BODY_BYTES, quota.as_ref()).await?;
         if bytes.is_empty() {
             bytes = Bytes::from_static(b"{}");
         } else if !is_json {
@@ -51,17 +80,38 @@ impl<T: DeserializeOwned> FromRequest<Service> for Json<T> {
             return Err(ApiError::new(ApiErrorKind::UnsupportedMediaType, message));
         }
 
-        let invalid = |path: &str, error: &dyn std::fmt::Display| {
-            ApiError::invalid(format!("invalid body: {}{error}", field_prefix(path)))
-        };
-
-        let mut parser = serde_json::Deserializer::from_slice(&bytes);
-        let value = serde_path_to_error::deserialize(&mut parser)
-            .map_err(|error| invalid(&error.path().to_string(), error.inner()))?;
-        parser.end().map_err(|error| invalid("", &error))?;
-
-        Ok(Self(value))
+        if bytes.len() <= MAX_INLINE_JSON_BYTES {
+            return parse(&bytes).map(Self);
+        }
+        let parsed = tokio::task::spawn_blocking(move || parse(&bytes)).await;
+        parsed
+            .map_err(|error| ApiError::internal(&error))?
+            .map(Self)
     }
+}
+
+fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ApiError> {
+    let invalid = |path: &str, error: &dyn std::fmt::Display| {
+        ApiError::invalid(format!("invalid body: {}{error}", field_prefix(path)))
+    };
+
+    let mut parser = serde_json::Deserializer::from_slice(bytes);
+    let value = serde_path_to_error::deserialize(&mut parser)
+        .map_err(|error| invalid(&error.path().to_string(), error.inner()))?;
+    parser.end().map_err(|error| invalid("", &error))?;
+
+    Ok(value)
+}
+
+/// Returns a JSON response that may be large. It is written on a thread that serves no other request.
+pub(super) async fn large_json(
+    value: impl Serialize + Send + 'static,
+) -> Result<Response, ApiError> {
+    let written = tokio::task::spawn_blocking(move || serde_json::to_vec(&value)).await;
+    let json = written.map_err(|error| ApiError::internal(&error))?;
+    let json = json.map_err(|error| ApiError::internal(&error))?;
+
+    Ok(([(CONTENT_TYPE, "application/json")], json).into_response())
 }
 
 /// Whether a body is JSON by its content type, or has none.
@@ -82,21 +132,58 @@ fn field_prefix(path: &str) -> String {
     }
 }
 
-/// Reads a whole body of at most `max_bytes`.
+/// Reads a whole body of at most `max_bytes`. They count for `quota`, from their arrival until the last reference to them is
+/// dropped.
 ///
 /// # Errors
-/// [`ApiErrorKind::TooLarge`], and those of [`next_chunk`].
-pub(super) async fn read_body(mut body: Body, max_bytes: usize) -> Result<Bytes, ApiError> {
-    let mut all = BytesMut::new();
+/// [`ApiErrorKind::TooLarge`]; [`ApiErrorKind::Busy`] if the quota is used up; [`ApiErrorKind::Timeout`] if the body takes
+/// longer than [`BODY_TIMEOUT`]; and those of [`next_chunk`].
+pub(super) async fn read_body(
+    body: Body,
+    max_bytes: usize,
+    quota: Option<&Quota>,
+) -> Result<Bytes, ApiError> {
+    let read = tokio::time::timeout(BODY_TIMEOUT, read_chunks(body, max_bytes, quota));
+    read.await.unwrap_or_else(|_| {
+        let seconds = BODY_TIMEOUT.as_secs();
+        let message = format!("the body did not arrive within {seconds} s; send it faster");
+        Err(ApiError::new(ApiErrorKind::Timeout, message))
+    })
+}
+
+async fn read_chunks(
+    mut body: Body,
+    max_bytes: usize,
+    quota: Option<&Quota>,
+) -> Result<Bytes, ApiError> {
+    let (mut first, mut all) = (Bytes::new(), BytesMut::new());
+    let mut charge = quota.map(|quota| quota.charge(0)).transpose()?;
+
     while let Some(chunk) = next_chunk(&mut body).await? {
-        if all.len() + chunk.len() > max_bytes {
+        if first.len().max(all.len()) + chunk.len() > max_bytes {
             let message = format!("the body exceeds the limit of {max_bytes} bytes");
             return Err(ApiError::new(ApiErrorKind::TooLarge, message));
         }
+
+        // Most bodies are one chunk, which is not copied. It is a part of the connection's own buffer, or counted already.
+        if first.is_empty() && all.is_empty() {
+            first = chunk;
+            continue;
+        }
+
+        let more = std::mem::take(&mut first);
+        if let Some(charge) = &mut charge {
+            charge.grow(more.len() + chunk.len())?;
+        }
+        all.extend_from_slice(&more);
         all.extend_from_slice(&chunk);
     }
 
-    Ok(all.freeze())
+    Ok(match charge {
+        _ if all.is_empty() => first,
+        Some(charge) => attach(all.freeze(), &Arc::new(charge)),
+        None => all.freeze(),
+    })
 }
 
 /// Reads the next bytes of a body, and returns `None` at its end.

@@ -2,12 +2,13 @@
 
 use axum::extract::State;
 use axum::http::StatusCode;
+use axum::response::Response;
 use fumehood_engine::FileInfo;
 use jiff::Timestamp;
 use serde::Deserialize;
 use utoipa::IntoParams;
 
-use super::extract::{Caller, Json, Path, Query};
+use super::extract::{Caller, Json, Path, Query, large_json};
 use crate::api::requests::{DirectoryRequest, MoveRequest};
 use crate::api::responses::{FileListResponse, FileResponse};
 use crate::api::timestamp::format_timestamp;
@@ -80,7 +81,7 @@ pub(super) async fn list(
     Caller(owner): Caller,
     Path(id): Path,
     Query(query): Query<ListQuery>,
-) -> Result<axum::Json<FileListResponse>, ApiError> {
+) -> Result<Response, ApiError> {
     let depth = query.depth.unwrap_or(1);
     if !(1..=MAX_DEPTH).contains(&depth) {
         let message = format!("`depth` must be between 1 and {MAX_DEPTH}");
@@ -93,7 +94,7 @@ pub(super) async fn list(
     let entries = entries.map_err(|e| sandbox.to_api_error(e))?;
     let entries = entries.into_iter().map(FileResponse::from).collect();
 
-    Ok(axum::Json(FileListResponse { entries }))
+    large_json(FileListResponse { entries }).await
 }
 
 /// Create a directory and its missing parents

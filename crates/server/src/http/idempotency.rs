@@ -52,7 +52,8 @@ async fn respond(service: &Service, request: Request, next: Next) -> Result<Resp
     let matched = request.extensions().get::<MatchedPath>();
     let route = matched.map_or("", MatchedPath::as_str).to_owned();
     let (mut parts, body) = request.into_parts();
-    let body = read_body(body, MAX_BODY_BYTES).await?;
+    let quota = service.quota(&owner);
+    let body = read_body(body, MAX_BODY_BYTES, Some(&quota)).await?;
     let key = IdempotencyKey::new(key, hash(&method, &parts.uri.to_string(), &body))?;
 
     // The service handles the keys of runs: a repeated request attaches to the run instead of replaying a response.
@@ -100,19 +101,19 @@ async fn execute_once(
     let is_error = response.status().as_u16() >= 400;
 
     if is_error && error.is_none_or(|SentError(error)| error.retry == Retry::Safe) {
-        guard.release()?;
+        guard.release();
         return Ok(response);
     }
 
     let (parts, body) = response.into_parts();
-    let body = read_body(body, MAX_ANSWER_BYTES).await?;
+    let body = read_body(body, MAX_ANSWER_BYTES, None).await?;
     let content_type = parts.headers.get(CONTENT_TYPE);
     let content_type = content_type.and_then(|value| value.to_str().ok());
     guard.record_response(&StoredResponse {
         status: parts.status.as_u16(),
         content_type: content_type.map(str::to_owned),
         body: body.to_vec(),
-    })?;
+    });
 
     Ok(Response::from_parts(parts, Body::from(body)))
 }

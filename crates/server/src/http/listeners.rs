@@ -2,22 +2,28 @@
 
 use std::fs::{self, DirBuilder, Permissions};
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
+use axum::http::Request;
+use hyper::body::Incoming;
 use hyper::server::conn::http1;
+use hyper::service::{Service as _, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::{GracefulShutdown, Watcher};
 use hyper_util::service::TowerToHyperService;
+use rustix::io::Errno;
+use rustix::net::sockopt::set_socket_send_buffer_size;
 use thiserror::Error;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio_io_timeout::TimeoutStream;
 
+use super::connections::{Connection, Connections};
 use super::middleware::Transport;
 use super::routes::app;
 use crate::auth::api_keys;
@@ -27,10 +33,17 @@ use crate::storage::database::StoreError;
 /// How long the headers of a request may take, and a connection may be open without a request.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(60);
 
+/// How long a client may take nothing of a response that waits for it. With [`SEND_BUFFER_BYTES`], a client that reads less
+/// than some 3 KiB/s is disconnected.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// What the kernel may hold of a response, in bytes; it doubles the figure. By default it would be some MiB.
+const SEND_BUFFER_BYTES: usize = 256 * 1024;
+
 /// The largest headers of a request, in bytes.
 const MAX_HEADER_BYTES: usize = 64 * 1024;
 
-/// Concurrent connections of one transport. Each costs a task and its buffers, about 100 KiB.
+/// Concurrent connections of one transport. Each costs a descriptor, a task and its buffers: about 100 KiB.
 const MAX_CONNECTIONS: usize = 1024;
 
 /// How long the last responses may take after everything else has ended.
@@ -84,10 +97,22 @@ pub fn default_socket() -> PathBuf {
 }
 
 /// The sockets of a server. Dropping it removes the Unix socket.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Listeners {
     unix: Option<(UnixListener, PathBuf)>,
     tcp: Option<TcpListener>,
+    /// Concurrent connections of each transport.
+    max_connections: usize,
+}
+
+impl Default for Listeners {
+    fn default() -> Self {
+        Self {
+            unix: None,
+            tcp: None,
+            max_connections: MAX_CONNECTIONS,
+        }
+    }
 }
 
 impl Drop for Listeners {
@@ -99,6 +124,13 @@ impl Drop for Listeners {
 }
 
 impl Listeners {
+    /// Allows at most this many concurrent connections of each transport, and never more than 1,024.
+    #[must_use]
+    pub fn with_max_connections(mut self, max: usize) -> Self {
+        self.max_connections = max.clamp(1, MAX_CONNECTIONS);
+        self
+    }
+
     /// Listens on a Unix socket that only this user's processes can connect to. A socket that a killed server has left is
     /// replaced.
     ///
@@ -168,8 +200,8 @@ impl Listeners {
         let graceful = GracefulShutdown::new();
 
         // Each transport has its own limit: filling one with connections leaves the other available.
-        let unix_slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
-        let tcp_slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+        let unix_connections = Connections::new(self.max_connections);
+        let tcp_connections = Connections::new(self.max_connections);
 
         let drained = async {
             end.await;
@@ -182,17 +214,17 @@ impl Listeners {
 
         loop {
             tokio::select! {
-                accepted = accept_unix(unix, &unix_slots) => {
-                    if let Some((stream, permit)) = accepted {
+                accepted = accept_unix(unix, &unix_connections) => {
+                    if let Some((stream, connection)) = accepted {
                         let watcher = graceful.watcher();
-                        tokio::spawn(serve_connection(stream, unix_app.clone(), watcher, permit));
+                        tokio::spawn(serve_connection(stream, unix_app.clone(), watcher, connection));
                     }
                 }
 
-                accepted = accept_tcp(self.tcp.as_ref(), &tcp_slots) => {
-                    if let Some((stream, permit)) = accepted {
+                accepted = accept_tcp(self.tcp.as_ref(), &tcp_connections) => {
+                    if let Some((stream, connection)) = accepted {
                         let watcher = graceful.watcher();
-                        tokio::spawn(serve_connection(stream, tcp_app.clone(), watcher, permit));
+                        tokio::spawn(serve_connection(stream, tcp_app.clone(), watcher, connection));
                     }
                 }
 
@@ -230,54 +262,69 @@ fn create_private_dir(dir: &Path, is_default: bool) -> Result<(), ListenError> {
 /// Accepts a connection of this user; waits forever without a listener.
 async fn accept_unix(
     listener: Option<&UnixListener>,
-    slots: &Arc<Semaphore>,
-) -> Option<(UnixStream, OwnedSemaphorePermit)> {
+    connections: &Arc<Connections>,
+) -> Option<(UnixStream, Connection)> {
     let Some(listener) = listener else {
         return std::future::pending().await;
     };
 
-    let permit = slots.clone().acquire_owned().await.ok()?;
-    let stream = accepted(listener.accept().await).await?;
+    let (stream, _) = accepted(listener.accept().await, connections).await?;
     let user = stream.peer_cred().ok()?.uid();
     if user != rustix::process::geteuid().as_raw() {
         tracing::warn!(user, "rejected a connection of another user");
         return None;
     }
 
-    Some((stream, permit))
+    Some((stream, admitted(connections, None)?))
 }
 
 /// Accepts a connection; waits forever without a listener.
 async fn accept_tcp(
     listener: Option<&TcpListener>,
-    slots: &Arc<Semaphore>,
-) -> Option<(TcpStream, OwnedSemaphorePermit)> {
+    connections: &Arc<Connections>,
+) -> Option<(TcpStream, Connection)> {
     let Some(listener) = listener else {
         return std::future::pending().await;
     };
 
-    let permit = slots.clone().acquire_owned().await.ok()?;
-    let stream = accepted(listener.accept().await).await?;
+    let (stream, peer) = accepted(listener.accept().await, connections).await?;
     let _ = stream.set_nodelay(true);
-    Some((stream, permit))
+    let _ = set_socket_send_buffer_size(&stream, SEND_BUFFER_BYTES);
+
+    Some((stream, admitted(connections, Some(peer.ip()))?))
 }
 
-async fn accepted<S, A>(result: io::Result<(S, A)>) -> Option<S> {
+async fn accepted<A>(result: io::Result<A>, connections: &Connections) -> Option<A> {
     match result {
-        Ok((stream, _)) => Some(stream),
+        Ok(accepted) => Some(accepted),
         Err(error) => {
             tracing::warn!(%error, "cannot accept a connection");
+            if matches!(
+                error.raw_os_error().map(Errno::from_raw_os_error),
+                Some(Errno::MFILE | Errno::NFILE)
+            ) {
+                connections.close_unused();
+            }
             tokio::time::sleep(ACCEPT_RETRY_DELAY).await;
             None
         }
     }
 }
 
-async fn serve_connection(
-    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+fn admitted(connections: &Arc<Connections>, peer: Option<IpAddr>) -> Option<Connection> {
+    let admitted = connections.admit(peer);
+    if admitted.is_none() {
+        tracing::warn!("closed a new connection: all connections are in use");
+    }
+    admitted
+}
+
+/// Serves the requests of a connection until its client closes it, takes nothing for too long, or must give way.
+pub(super) async fn serve_connection(
+    stream: impl AsyncRead + AsyncWrite + Send + 'static,
     router: Router,
     watcher: Watcher,
-    _permit: OwnedSemaphorePermit,
+    connection: Connection,
 ) {
     let mut builder = http1::Builder::new();
     builder
@@ -285,10 +332,23 @@ async fn serve_connection(
         .header_read_timeout(HEADER_TIMEOUT)
         .max_buf_size(MAX_HEADER_BYTES);
 
-    let service = TowerToHyperService::new(router);
-    let connection = builder.serve_connection(TokioIo::new(stream), service);
-    if let Err(error) = watcher.watch(connection).await {
-        tracing::debug!(%error, "a connection failed");
+    let mut stream = TimeoutStream::new(stream);
+    stream.set_write_timeout(Some(WRITE_TIMEOUT));
+
+    let (app, handle) = (TowerToHyperService::new(router), connection.clone());
+    let service = service_fn(move |mut request: Request<Incoming>| {
+        request.extensions_mut().insert(handle.clone());
+        app.call(request)
+    });
+
+    let served = builder.serve_connection(TokioIo::new(Box::pin(stream)), service);
+    tokio::select! {
+        result = watcher.watch(served) => {
+            if let Err(error) = result {
+                tracing::debug!(%error, "a connection failed");
+            }
+        }
+        () = connection.closed() => tracing::debug!("closed a connection for a new one"),
     }
 }
 

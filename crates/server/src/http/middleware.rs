@@ -1,22 +1,31 @@
 //! The layer around all requests: authentication, request ids, the log and the form of errors.
 
 use std::net::IpAddr;
+use std::pin::Pin;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
+use axum::body::{Body, HttpBody};
 use axum::extract::{MatchedPath, Request, State};
-use axum::http::header::{ALLOW, AUTHORIZATION, CONTENT_RANGE, HOST, RETRY_AFTER};
+use axum::http::header::{ALLOW, AUTHORIZATION, CONNECTION, CONTENT_RANGE, HOST, RETRY_AFTER};
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, Uri};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
+use hyper::body::{Frame, SizeHint};
+use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tracing::Instrument;
 
+use super::connections::{Connection, RequestGuard};
 use super::extract::read_body;
 use super::idempotency::{REPLAYED_HEADER, idempotency_layer};
 use crate::error::{ApiError, ApiErrorKind, SentError};
 use crate::id::new_id;
-use crate::owner::Owner;
+use crate::owner::{Identity, Owner};
 use crate::service::Service;
+use crate::state::memory_budget::{Charge, Quota, attach};
 use crate::sync::lock;
 
 /// How callers connect, which decides how they authenticate.
@@ -35,6 +44,9 @@ const MAX_REQUEST_ID_BYTES: usize = 64;
 
 /// The maximum length of a router's error message, in bytes.
 const MAX_ROUTER_MESSAGE_BYTES: usize = 4096;
+
+/// A response of at most this many bytes does not count: its connection has room for it.
+const MAX_UNCOUNTED_BYTES: usize = 64 * 1024;
 
 /// Whether a path needs no API key.
 pub(super) fn is_public(path: &str) -> bool {
@@ -58,8 +70,8 @@ pub(super) async fn request_layer(
 
     let respond = async {
         let mut owner = None;
-        let response = match authenticate(&service, transport, request, &mut owner).await {
-            Ok(request) => idempotency_layer(&service, request, next).await,
+        let response = match authenticate(&service, transport, request, &mut owner) {
+            Ok(request) => respond_unless_revoked(&service, owner.as_ref(), request, next).await,
             Err(error) => error.into_response(),
         };
 
@@ -67,7 +79,7 @@ pub(super) async fn request_layer(
 
         let (status, took) = (response.status().as_u16(), start.elapsed());
         let metrics = &service.0.metrics;
-        metrics.record_request(method, &route, status, took);
+        metrics.record_request(owner.as_ref(), method, &route, status, took);
         let owner = owner.as_ref().map_or("-", Owner::as_str);
         tracing::info!(status, owner, ms = took.as_secs_f64() * 1e3, "answered");
 
@@ -75,6 +87,142 @@ pub(super) async fn request_layer(
     };
 
     respond.instrument(span).await
+}
+
+/// Answers a request. If its key is revoked meanwhile, the request is dropped, and the body of a response breaks off.
+async fn respond_unless_revoked(
+    service: &Service,
+    owner: Option<&Owner>,
+    request: Request,
+    next: Next,
+) -> Response {
+    let Some(key) = owner.filter(|owner| !owner.is_local()) else {
+        return answer(service, request, next).await;
+    };
+
+    let revoked = service.0.revocations.of(key);
+    tokio::select! {
+        response = answer(service, request, next) => {
+            response.map(|body| RevocableBody::wrap(body, revoked))
+        }
+        () = revoked.cancelled() => unauthorized(REVOKED).into_response(),
+    }
+}
+
+/// A response body that breaks off when the key of its caller is revoked.
+struct RevocableBody {
+    body: Body,
+    revoked: Pin<Box<WaitForCancellationFutureOwned>>,
+}
+
+impl RevocableBody {
+    /// Wraps a body. One that is empty or already complete stays as it is.
+    fn wrap(body: Body, revoked: CancellationToken) -> Body {
+        if body.is_end_stream() {
+            return body;
+        }
+
+        let revoked = Box::pin(revoked.cancelled_owned());
+        Body::new(Self { body, revoked })
+    }
+}
+
+/// Answers an authenticated request. Its connection is in use, and its answer counts, until the client has received it.
+async fn answer(service: &Service, request: Request, next: Next) -> Response {
+    let owner = request.extensions().get::<Owner>().cloned();
+    let connection = request.extensions().get::<Connection>().cloned();
+    let Some(owner) = owner else {
+        return idempotency_layer(service, request, next).await;
+    };
+
+    let started = connection.map(|connection| connection.start_request(&owner));
+    let guard = match started.transpose() {
+        Ok(guard) => guard,
+        Err(error) => {
+            let mut response = error.into_response();
+            let close = HeaderValue::from_static("close");
+            response.headers_mut().insert(CONNECTION, close);
+            return response;
+        }
+    };
+
+    let response = idempotency_layer(service, request, next).await;
+    match charge_for(&response, &service.quota(&owner)) {
+        Ok(charge) => response.map(|body| {
+            Body::new(CountedBody {
+                body,
+                charge,
+                _guard: guard,
+            })
+        }),
+        Err(error) => error.into_response(),
+    }
+}
+
+/// Counts a response that is held in memory as a whole. One that is written in pieces costs no more than its connection.
+fn charge_for(response: &Response, quota: &Quota) -> Result<Option<Arc<Charge>>, ApiError> {
+    let bytes = response.body().size_hint().exact().unwrap_or(0);
+    let bytes = usize::try_from(bytes).unwrap_or(usize::MAX);
+    if bytes <= MAX_UNCOUNTED_BYTES {
+        return Ok(None);
+    }
+
+    Ok(Some(Arc::new(quota.charge(bytes)?)))
+}
+
+/// A response body during which its connection is in use. Its bytes count until they have been sent.
+struct CountedBody {
+    body: Body,
+    charge: Option<Arc<Charge>>,
+    _guard: Option<RequestGuard>,
+}
+
+impl HttpBody for CountedBody {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        let frame = Pin::new(&mut self.body).poll_frame(context);
+        let Some(charge) = &self.charge else {
+            return frame;
+        };
+        frame.map_ok(|frame| frame.map_data(|bytes| attach(bytes, charge)))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+impl HttpBody for RevocableBody {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        if self.revoked.as_mut().poll(context).is_ready() {
+            let error = axum::Error::new("the API key was revoked");
+            return Poll::Ready(Some(Err(error)));
+        }
+        Pin::new(&mut self.body).poll_frame(context)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
 }
 
 /// Returns the name of a method for metrics. Unknown methods share one name, so that callers cannot create labels.
@@ -110,7 +258,7 @@ impl Drop for InFlightGuard {
 
 /// Checks the host, the key and the rate limit of a request, and adds its owner as an extension. The owner is also
 /// written to `authenticated`, for the log.
-async fn authenticate(
+fn authenticate(
     service: &Service,
     transport: Transport,
     mut request: Request,
@@ -125,14 +273,17 @@ async fn authenticate(
         return Ok(request);
     }
 
-    let owner = match transport {
-        Transport::UnixSocket => Owner::local(),
-        Transport::Tcp => owner_from_key(service, request.headers())?,
+    let caller = match transport {
+        Transport::UnixSocket => Identity::local(),
+        Transport::Tcp => caller_with_key(service, request.headers())?,
     };
 
+    let owner = caller.owner.clone();
     *authenticated = Some(owner.clone());
     service.0.rate_limiter.check(&owner).map_err(rate_limited)?;
+    request.extensions_mut().insert(service.quota(&owner));
     request.extensions_mut().insert(owner);
+    request.extensions_mut().insert(caller);
 
     Ok(request)
 }
@@ -146,9 +297,13 @@ fn rate_limited(wait: Duration) -> ApiError {
     }
 }
 
-fn owner_from_key(service: &Service, headers: &HeaderMap) -> Result<Owner, ApiError> {
-    let unauthorized = |message: &str| ApiError::new(ApiErrorKind::Unauthorized, message);
+const REVOKED: &str = "unknown or revoked API key";
 
+fn unauthorized(message: &str) -> ApiError {
+    ApiError::new(ApiErrorKind::Unauthorized, message)
+}
+
+fn caller_with_key(service: &Service, headers: &HeaderMap) -> Result<Identity, ApiError> {
     let value = headers
         .get(AUTHORIZATION)
         .and_then(|value| value.to_str().ok());
@@ -167,9 +322,9 @@ fn owner_from_key(service: &Service, headers: &HeaderMap) -> Result<Owner, ApiEr
         }
     };
 
-    let owner = service.0.key_cache.find_owner(&service.0.store, token)?;
+    let caller = service.0.key_cache.find(&service.0.store, token)?;
 
-    owner.ok_or_else(|| unauthorized("unknown or revoked API key"))
+    caller.ok_or_else(|| unauthorized(REVOKED))
 }
 
 /// Rejects foreign host names. Otherwise the page of another site could reach this server through a name of that site
@@ -246,7 +401,7 @@ async fn finish_response(mut response: Response, id: &str) -> Response {
         };
 
         response = error.into_response();
-        for name in [ALLOW, CONTENT_RANGE, RETRY_AFTER] {
+        for name in [ALLOW, CONNECTION, CONTENT_RANGE, RETRY_AFTER] {
             if let Some(value) = headers.get(&name) {
                 response.headers_mut().insert(name, value.clone());
             }
@@ -263,7 +418,7 @@ async fn finish_response(mut response: Response, id: &str) -> Response {
 /// Converts a response of the router or a library, which has only a status and a text.
 async fn error_from_router(response: Response) -> ApiError {
     let (status, body) = (response.status(), response.into_body());
-    let text = read_body(body, MAX_ROUTER_MESSAGE_BYTES).await;
+    let text = read_body(body, MAX_ROUTER_MESSAGE_BYTES, None).await;
     let text = String::from_utf8_lossy(&text.unwrap_or_default()).into_owned();
 
     let kind = match status {

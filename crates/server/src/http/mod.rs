@@ -3,6 +3,7 @@
 //! A handler parses a request, calls the service once and formats the response. Limits and permissions belong in
 //! `service`.
 
+mod connections;
 mod extract;
 mod file_content;
 mod files;
@@ -16,6 +17,8 @@ mod runs;
 mod sandboxes;
 mod sse;
 mod system;
+#[cfg(test)]
+mod load_tests;
 #[cfg(test)]
 mod tests;
 

@@ -151,6 +151,6 @@ mod tests {
             }
         }
 
-        assert_eq!(count, 36);
+        assert_eq!(count, 38);
     }
 }

@@ -23,8 +23,8 @@ pub fn app(service: &Service, transport: Transport) -> Router {
     set_max_timeout(&mut description, service.0.settings.max_timeout_s);
     let description = description.to_json().unwrap_or_default();
     let json = [(CONTENT_TYPE, "application/json")];
-    let mcp = crate::mcp::route(service, |body, max_bytes| {
-        Box::pin(extract::read_body(body, max_bytes))
+    let mcp = crate::mcp::route(service, |body, max_bytes, quota| {
+        Box::pin(async move { extract::read_body(body, max_bytes, Some(&quota)).await })
     });
 
     router
@@ -86,6 +86,8 @@ fn api_routes() -> OpenApiRouter<Service> {
         .routes(routes!(files::make_dir))
         .routes(routes!(files::rename))
         .routes(routes!(files::remove))
+        .routes(routes!(sandboxes::list_all))
+        .routes(routes!(sandboxes::end_any))
         .routes(routes!(system::info))
         .routes(routes!(system::health))
         .routes(routes!(system::ready))

@@ -3,13 +3,16 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::body::Body;
 use axum::extract::{Extension, State};
+use axum::http::header::CONTENT_TYPE;
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
+use futures_util::stream;
 use serde::Deserialize;
 use utoipa::IntoParams;
 
-use super::extract::{Caller, Json, MAX_BODY_BYTES, Path, Query, read_body};
+use super::extract::{Caller, Json, MAX_BODY_BYTES, Path, Query, large_json, read_body};
 use super::negotiation::ResponseFormat;
 use super::sse::{AfterQuery, EventResponse, archived_stream, event_stream};
 use crate::api::requests::{
@@ -19,6 +22,7 @@ use crate::api::responses::{RunListResponse, RunResponse, RunState};
 use crate::error::{ApiError, ApiErrorKind};
 use crate::owner::Owner;
 use crate::service::{MAX_LIST_ITEMS, Service};
+use crate::state::memory_budget::Quota;
 use crate::state::run_task::RunTask;
 use crate::state::runs::RunLookup;
 use crate::storage::idempotency::IdempotencyKey;
@@ -64,7 +68,7 @@ pub(super) async fn list(
     State(service): State<Service>,
     Caller(owner): Caller,
     Query(query): Query<RunsQuery>,
-) -> Result<axum::Json<RunListResponse>, ApiError> {
+) -> Result<Response, ApiError> {
     let filter = Filter {
         is_over: None,
         sandbox: query.sandbox,
@@ -73,7 +77,7 @@ pub(super) async fn list(
     };
 
     let runs = service.list_runs(&owner, query.state, filter)?;
-    Ok(axum::Json(RunListResponse { runs }))
+    large_json(RunListResponse { runs }).await
 }
 
 /// Run code in a fresh VM
@@ -90,7 +94,7 @@ pub(super) async fn create(
     let format = ResponseFormat::from_headers(&headers)?;
     let (detach, key) = (request.detach, key.map(|Extension(key)| key));
     let run = service.run(&owner, request, key).await?;
-    respond_with_run(run, format, detach).await
+    respond_with_run(run, format, detach, service.quota(&owner)).await
 }
 
 /// Run code in a sandbox
@@ -108,7 +112,7 @@ pub(super) async fn create_in_sandbox(
     let format = ResponseFormat::from_headers(&headers)?;
     let (detach, key) = (request.detach, key.map(|Extension(key)| key));
     let run = service.run_in_sandbox(&owner, &id, request, key).await?;
-    respond_with_run(run, format, detach).await
+    respond_with_run(run, format, detach, service.quota(&owner)).await
 }
 
 /// Start a program in a sandbox
@@ -126,13 +130,14 @@ pub(super) async fn spawn(
     let format = ResponseFormat::from_headers(&headers)?;
     let (detach, key) = (request.detach, key.map(|Extension(key)| key));
     let run = service.spawn_in_sandbox(&owner, &id, request, key).await?;
-    respond_with_run(run, format, detach).await
+    respond_with_run(run, format, detach, service.quota(&owner)).await
 }
 
 async fn respond_with_run(
     run: RunLookup,
     format: ResponseFormat,
     detach: bool,
+    quota: Quota,
 ) -> Result<Response, ApiError> {
     let task = match (run, format) {
         (RunLookup::Active(task), _) => task,
@@ -154,21 +159,26 @@ async fn respond_with_run(
 
             match task.failure() {
                 Some(error) => Err(error),
-                None => Ok(event_stream(subscriber)),
+                None => Ok(event_stream(subscriber, quota)),
             }
         }
         ResponseFormat::Json if detach => {
-            let run = axum::Json(task.response(true));
-            Ok((StatusCode::ACCEPTED, run).into_response())
+            Ok((StatusCode::ACCEPTED, run_response(&task)).into_response())
         }
         ResponseFormat::Json => {
             task.wait().await;
             match task.failure() {
                 Some(error) => Err(error),
-                None => Ok(axum::Json(task.response(true)).into_response()),
+                None => Ok(run_response(&task)),
             }
         }
     }
+}
+
+/// Returns a run with its output as JSON. The body is written as fast as the client takes it.
+fn run_response(task: &RunTask) -> Response {
+    let body = Body::from_stream(stream::iter(task.write_response()));
+    ([(CONTENT_TYPE, "application/json")], body).into_response()
 }
 
 fn stream_record(after: u64, run: &RunResponse) -> Response {
@@ -184,12 +194,11 @@ pub(super) async fn get(
     State(service): State<Service>,
     Caller(owner): Caller,
     Path(id): Path,
-) -> Result<axum::Json<RunResponse>, ApiError> {
-    let run = match service.find_run(&owner, &id)? {
-        RunLookup::Active(task) => task.response(true),
-        RunLookup::Archived(run) => *run,
-    };
-    Ok(axum::Json(run))
+) -> Result<Response, ApiError> {
+    Ok(match service.find_run(&owner, &id)? {
+        RunLookup::Active(task) => run_response(&task),
+        RunLookup::Archived(run) => axum::Json(*run).into_response(),
+    })
 }
 
 /// Stream the events of a run
@@ -204,7 +213,7 @@ pub(super) async fn events(
 ) -> Result<Response, ApiError> {
     let after = query.event_id(&headers)?;
     Ok(match service.find_run(&owner, &id)? {
-        RunLookup::Active(task) => event_stream(task.subscribe(after)),
+        RunLookup::Active(task) => event_stream(task.subscribe(after), service.quota(&owner)),
         RunLookup::Archived(run) => stream_record(after, &run),
     })
 }
@@ -242,7 +251,8 @@ pub(super) async fn stdin(
     request: axum::extract::Request,
 ) -> Result<StatusCode, ApiError> {
     let task = find_active(&service, &owner, &id)?;
-    let bytes = read_body(request.into_body(), MAX_BODY_BYTES).await?;
+    let quota = service.quota(&owner);
+    let bytes = read_body(request.into_body(), MAX_BODY_BYTES, Some(&quota)).await?;
     service.write_stdin(&task, bytes, query.close).await?;
     Ok(StatusCode::NO_CONTENT)
 }

@@ -7,15 +7,15 @@ use fumehood_engine::{Language, PortMapping};
 use serde::Deserialize;
 use utoipa::IntoParams;
 
-use super::extract::{Caller, Json, Path, Query};
+use super::extract::{Caller, Json, Operator, Path, Query, large_json};
 use super::runs::checked_limit;
 use super::sse::{AfterQuery, EventResponse, archived_stream, event_stream};
 use crate::api::requests::{
     ForkRequest, InstallRequest, PortRequest, SandboxRequest, TimeoutsRequest,
 };
 use crate::api::responses::{
-    CheckpointListResponse, CheckpointResponse, InstallResponse, PortResponse, ProcessListResponse,
-    SandboxListResponse, SandboxResponse, SandboxState,
+    CheckpointListResponse, CheckpointResponse, InstallResponse, OwnedSandboxListResponse,
+    PortResponse, ProcessListResponse, SandboxListResponse, SandboxResponse, SandboxState,
 };
 use crate::error::ApiError;
 use crate::service::{SandboxLookup, Service};
@@ -42,7 +42,7 @@ pub(super) async fn list(
     State(service): State<Service>,
     Caller(owner): Caller,
     Query(query): Query<SandboxesQuery>,
-) -> Result<axum::Json<SandboxListResponse>, ApiError> {
+) -> Result<Response, ApiError> {
     let filter = Filter {
         before: query.before,
         limit: checked_limit(query.limit)?,
@@ -50,7 +50,7 @@ pub(super) async fn list(
     };
 
     let sandboxes = service.list_sandboxes(&owner, query.state, filter)?;
-    Ok(axum::Json(SandboxListResponse { sandboxes }))
+    large_json(SandboxListResponse { sandboxes }).await
 }
 
 /// Start a sandbox
@@ -214,7 +214,39 @@ pub(super) async fn events(
 ) -> Result<Response, ApiError> {
     let after = query.event_id(&headers)?;
     Ok(match service.find_sandbox(&owner, &id)? {
-        SandboxLookup::Running(sandbox) => event_stream(sandbox.subscribe(after)),
+        SandboxLookup::Running(sandbox) => {
+            event_stream(sandbox.subscribe(after), service.quota(&owner))
+        }
         SandboxLookup::Ended(sandbox) => archived_stream(after, "ended", &sandbox),
     })
+}
+
+/// Whose sandboxes to list.
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(super) struct OwnerQuery {
+    /// Only those of the keys with this name or id; `local` for the local user.
+    key: Option<String>,
+}
+
+/// List the running sandboxes of all owners, the oldest first
+#[utoipa::path(get, path = "/v1/operator/sandboxes", params(OwnerQuery), responses((status = 200, body = OwnedSandboxListResponse)))]
+pub(super) async fn list_all(
+    State(service): State<Service>,
+    _: Operator,
+    Query(query): Query<OwnerQuery>,
+) -> Result<axum::Json<OwnedSandboxListResponse>, ApiError> {
+    let sandboxes = service.list_all_sandboxes(query.key.as_deref())?;
+    Ok(axum::Json(OwnedSandboxListResponse { sandboxes }))
+}
+
+/// End a running sandbox of any owner
+#[utoipa::path(delete, path = "/v1/operator/sandboxes/{id}", params(("id" = String, Path)), responses((status = 200, body = SandboxResponse)))]
+pub(super) async fn end_any(
+    State(service): State<Service>,
+    _: Operator,
+    Path(id): Path,
+) -> Result<axum::Json<SandboxResponse>, ApiError> {
+    Ok(axum::Json(service.end_any_sandbox(&id).await?))
 }

@@ -1,17 +1,25 @@
 //! Server-sent events.
 
 use std::convert::Infallible;
+use std::sync::Arc;
 use std::time::Duration;
 
+use axum::body::Body;
 use axum::http::HeaderMap;
-use axum::response::sse::{Event, KeepAlive, Sse};
+use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE};
+use axum::response::sse::{Event, Sse};
 use axum::response::{IntoResponse, Response};
+use bytes::{Bytes, BytesMut};
 use futures_util::stream;
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
 use crate::error::ApiError;
 use crate::state::event_log::{EventSubscriber, LoggedEvent};
+use crate::state::memory_budget::{Charge, Quota};
+
+/// How much of an event is written at once, in bytes.
+const PIECE_BYTES: usize = 64 * 1024;
 
 /// How often a comment is sent in a quiet stream, so that proxies do not close the connection.
 const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(15);
@@ -62,22 +70,65 @@ impl AfterQuery {
     }
 }
 
-fn to_sse(logged: &LoggedEvent) -> Event {
-    let event = Event::default().event(logged.name).data(&logged.data);
-    match logged.id {
-        0 => event,
-        id => event.id(id.to_string()),
-    }
+/// Streams events as they are appended, up to the last one.
+pub(super) fn event_stream(subscriber: EventSubscriber, quota: Quota) -> Response {
+    let sender = EventSender {
+        subscriber,
+        quota,
+        current: None,
+    };
+    let pieces = stream::unfold(sender, |mut sender| async move {
+        let piece = sender.next_piece().await?;
+        Some((Ok::<_, Infallible>(piece), sender))
+    });
+
+    let headers = [
+        (CONTENT_TYPE, "text/event-stream"),
+        (CACHE_CONTROL, "no-cache"),
+    ];
+    (headers, Body::from_stream(pieces)).into_response()
 }
 
-/// Streams events as they are appended, up to the last one.
-pub(super) fn event_stream(subscriber: EventSubscriber) -> Response {
-    let events = stream::unfold(subscriber, |mut subscriber| async move {
-        let logged = subscriber.next().await?;
-        Some((Ok::<_, Infallible>(to_sse(&logged)), subscriber))
-    });
-    let keep_alive = KeepAlive::new().interval(KEEP_ALIVE_INTERVAL);
-    Sse::new(events).keep_alive(keep_alive).into_response()
+/// Writes events in small pieces. It shares their data with the log, so that a stream that nobody reads costs little.
+struct EventSender {
+    subscriber: EventSubscriber,
+    quota: Quota,
+    /// The data that is being written, how far it was written, and what it counts for.
+    current: Option<(Arc<str>, usize, Option<Charge>)>,
+}
+
+impl EventSender {
+    async fn next_piece(&mut self) -> Option<Bytes> {
+        if let Some((data, written, _)) = &mut self.current {
+            let end = (*written + PIECE_BYTES).min(data.len());
+            let mut piece = BytesMut::from(&data.as_bytes()[*written..end]);
+            *written = end;
+            if end == data.len() {
+                piece.extend_from_slice(b"\n\n");
+                self.current = None;
+            }
+            return Some(piece.freeze());
+        }
+
+        let next = tokio::time::timeout(KEEP_ALIVE_INTERVAL, self.subscriber.next());
+        let Ok(logged) = next.await else {
+            return Some(Bytes::from_static(b":\n\n"));
+        };
+        let LoggedEvent { id, name, data } = logged?;
+
+        // The log may drop the event while it is being written: then only this stream still holds it.
+        let charge = if data.len() > PIECE_BYTES {
+            Some(self.quota.wait_for(data.len()).await)
+        } else {
+            None
+        };
+        self.current = Some((data, 0, charge));
+
+        Some(match id {
+            0 => format!("event: {name}\ndata: ").into(),
+            id => format!("event: {name}\nid: {id}\ndata: ").into(),
+        })
+    }
 }
 
 /// Streams a gap and the last event, for a run or a sandbox whose events are no longer kept.

@@ -1,6 +1,6 @@
 //! Routes about the server itself.
 
-use axum::extract::State;
+use axum::extract::{Extension, State};
 use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::IntoResponse;
@@ -12,6 +12,7 @@ use utoipa::ToSchema;
 use super::extract::{Caller, MAX_BODY_BYTES};
 use super::file_content::MAX_CONTENT_BYTES;
 use crate::error::{ApiError, ApiErrorKind};
+use crate::owner::Identity;
 use crate::service::Service;
 
 /// The version, limits and capacity of a server.
@@ -90,9 +91,15 @@ pub(super) async fn ready(State(service): State<Service>) -> Result<&'static str
     }
 }
 
-/// Get metrics for Prometheus
+/// Get metrics for Prometheus: all of them for an operator, those of its own requests for another key
 #[utoipa::path(get, path = "/metrics", responses((status = 200, content_type = "application/openmetrics-text", body = String)))]
-pub(super) async fn metrics(State(service): State<Service>, _: Caller) -> impl IntoResponse {
+pub(super) async fn metrics(
+    State(service): State<Service>,
+    Extension(caller): Extension<Identity>,
+) -> impl IntoResponse {
     let content_type = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-    ([(CONTENT_TYPE, content_type)], service.metrics_text())
+    (
+        [(CONTENT_TYPE, content_type)],
+        service.metrics_text(&caller),
+    )
 }

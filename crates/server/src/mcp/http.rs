@@ -1,7 +1,7 @@
 //! MCP over HTTP: owners, limits and lost clients, around the service of the MCP library.
 
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -22,6 +22,7 @@ use super::tools::Tools;
 use crate::error::{ApiError, ApiErrorKind};
 use crate::owner::Owner;
 use crate::service::Service;
+use crate::state::memory_budget::{Charge, Quota, attach};
 
 /// The largest call, in bytes, which bounds a file that a call writes as base64.
 pub(super) const MAX_CALL_BYTES: usize = 8 * 1024 * 1024;
@@ -31,8 +32,11 @@ pub(super) const MAX_CALL_BYTES: usize = 8 * 1024 * 1024;
 /// host.
 const SESSION_KEEP_ALIVE: Duration = Duration::from_secs(1200);
 
-/// A function that reads a whole body of at most this many bytes.
-pub(crate) type BodyReader = fn(Body, usize) -> BoxFuture<'static, Result<Bytes, ApiError>>;
+/// How long the result of a call is kept for a client whose connection broke. It reconnects at once.
+const RESULT_TTL: Duration = Duration::from_secs(10);
+
+/// A function that reads a whole body of at most this many bytes, which count for this quota.
+pub(crate) type BodyReader = fn(Body, usize, Quota) -> BoxFuture<'static, Result<Bytes, ApiError>>;
 
 /// Returns the route of MCP. The layer around it must have checked the host and added the [`Owner`] to each request.
 pub(crate) fn route(service: &Service, read_body: BodyReader) -> MethodRouter {
@@ -44,12 +48,14 @@ pub(crate) fn route(service: &Service, read_body: BodyReader) -> MethodRouter {
 
     let mut manager = LocalSessionManager::default();
     let longest_run = Duration::from_secs(service.0.settings.max_timeout_s);
+    manager.session_config.completed_cache_ttl = RESULT_TTL;
     manager.session_config.keep_alive = Some(SESSION_KEEP_ALIVE + longest_run);
     let manager = Arc::new(manager);
 
     let tools = Tools::new(service.clone(), None);
     let make_tools = move || Ok(tools.clone());
     let mcp = Mcp {
+        service: service.clone(),
         registry: Arc::new(SessionRegistry::new(manager.clone())),
         inner: StreamableHttpService::new(make_tools, manager, config),
         read_body,
@@ -61,6 +67,7 @@ pub(crate) fn route(service: &Service, read_body: BodyReader) -> MethodRouter {
 #[derive(Clone)]
 struct Mcp {
     inner: StreamableHttpService<Tools, LocalSessionManager>,
+    service: Service,
     registry: Arc<SessionRegistry>,
     read_body: BodyReader,
 }
@@ -79,6 +86,7 @@ impl Mcp {
         let missing = || ApiError::new(ApiErrorKind::Unauthorized, "missing API key");
         let owner = owner.ok_or_else(missing)?;
 
+        let quota = self.service.quota(&owner);
         let id = header_text(&parts.headers, HEADER_SESSION_ID);
 
         let session = match &id {
@@ -86,7 +94,7 @@ impl Mcp {
             None => None,
         };
 
-        let body = (self.read_body)(body, MAX_CALL_BYTES).await?;
+        let body = (self.read_body)(body, MAX_CALL_BYTES, quota.clone()).await?;
 
         // The event id of a call contains that of the call; the stream of the session itself belongs to no call.
         let last_event = header_text(&parts.headers, HEADER_LAST_EVENT_ID);
@@ -94,6 +102,8 @@ impl Mcp {
             parts.method == Method::GET && last_event.is_some_and(|last| last.contains('/'));
         let (guard, client_gone) = ResponseGuard::new(session, is_resumed);
         parts.extensions.insert(client_gone);
+        let charges = ResultCharges::default();
+        parts.extensions.insert(charges.clone());
 
         let ended = id.clone().filter(|_| parts.method == Method::DELETE);
         let request = Request::from_parts(parts, Body::from(body));
@@ -112,7 +122,13 @@ impl Mcp {
             return Ok(StatusCode::NO_CONTENT.into_response());
         }
 
-        Ok(response.map(|body| Body::new(GuardedBody { body, guard })))
+        Ok(response.map(|body| {
+            Body::new(GuardedBody {
+                body,
+                guard,
+                charges,
+            })
+        }))
     }
 
     /// Answers a request outside of a session, which may start one.
@@ -136,11 +152,23 @@ fn header_text(headers: &HeaderMap, name: &str) -> Option<String> {
     Some(value.to_owned())
 }
 
+/// What the results in a response take of their owner's quota. Shared by a call and the body of its response.
+#[derive(Debug, Clone, Default)]
+pub(super) struct ResultCharges(Arc<OnceLock<Arc<Charge>>>);
+
+impl ResultCharges {
+    /// Keeps the charge until the response was sent. A response has one result.
+    pub(super) fn set(&self, charge: Charge) {
+        let _ = self.0.set(Arc::new(charge));
+    }
+}
+
 /// A response body with its guard. Both are dropped when the response is complete or the client disconnects.
 struct GuardedBody {
     body: Body,
     #[expect(dead_code, reason = "its drop has the effect")]
     guard: ResponseGuard,
+    charges: ResultCharges,
 }
 
 impl hyper::body::Body for GuardedBody {
@@ -151,7 +179,13 @@ impl hyper::body::Body for GuardedBody {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
-        Pin::new(&mut self.body).poll_frame(context)
+        let frame = Pin::new(&mut self.body).poll_frame(context);
+        let Some(charge) = self.charges.0.get() else {
+            return frame;
+        };
+
+        // The connection may hold the bytes for longer than this body exists.
+        frame.map_ok(|frame| frame.map_data(|bytes| attach(bytes, charge)))
     }
 
     fn is_end_stream(&self) -> bool {

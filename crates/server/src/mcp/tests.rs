@@ -32,8 +32,8 @@ fn service(dir: &std::path::Path) -> Service {
 }
 
 async fn two_keys(service: &Service) -> (String, String) {
-    let one = api_keys::create(&service.0.store, "one").unwrap();
-    let other = api_keys::create(&service.0.store, "other").unwrap();
+    let one = api_keys::create(&service.0.store, "one", false).unwrap();
+    let other = api_keys::create(&service.0.store, "other", false).unwrap();
     (one, other)
 }
 

@@ -10,6 +10,7 @@ use rmcp::service::RequestContext;
 use rmcp::{RoleServer, ServerHandler, tool, tool_handler, tool_router};
 use serde_json::{Value, json};
 
+use super::http::ResultCharges;
 use super::params;
 use super::progress::Progress;
 use super::results::{failed, run_result, succeeded};
@@ -21,6 +22,7 @@ use crate::api::responses::SandboxState;
 use crate::error::{ApiError, ApiErrorKind};
 use crate::owner::Owner;
 use crate::service::{MAX_LIST_ITEMS, Service};
+use crate::state::memory_budget::Quota;
 use crate::state::run_task::RunTask;
 use crate::storage::records::Filter;
 
@@ -234,7 +236,7 @@ impl Tools {
         follow(&run, context).await?;
         match run.failure() {
             Some(failure) => Err(failure),
-            None => Ok(run_result(&run.response(true), session.as_deref())),
+            None => result_of(run, session, &self.service.quota(&owner), context).await,
         }
     }
 
@@ -404,6 +406,29 @@ fn sandbox_run_request(params: params::RunCode) -> Result<SandboxRunRequest, Api
 
 fn cancelled() -> ApiError {
     ApiError::new(ApiErrorKind::Lost, "the call was cancelled")
+}
+
+/// Returns the result of a run that has ended. It counts for the owner's quota until its client has received it.
+async fn result_of(
+    run: Arc<RunTask>,
+    session: Option<String>,
+    quota: &Quota,
+    context: &RequestContext<RoleServer>,
+) -> Result<CallToolResult, ApiError> {
+    let charge = tokio::select! {
+        charge = quota.wait_for(run.output_bytes()) => charge,
+        () = client_cancelled(context) => return Err(cancelled()),
+    };
+
+    let parts = context.extensions.get::<axum::http::request::Parts>();
+    if let Some(charges) = parts.and_then(|parts| parts.extensions.get::<ResultCharges>()) {
+        charges.set(charge);
+    }
+
+    // Megabytes of output are not copied on a thread that serves other requests.
+    let result =
+        tokio::task::spawn_blocking(move || run_result(&run.response(true), session.as_deref()));
+    result.await.map_err(|error| ApiError::internal(&error))
 }
 
 /// Waits until the client cancels the call, or has disconnected.

@@ -1,14 +1,85 @@
 //! What callers with a key may ask for. The server's own network surroundings belong to its operator.
 
-use fumehood_engine::PortMapping;
-use fumehood_engine::policy::names_special;
+use fumehood_engine::policy::{NetworkLimits, names_special};
+use fumehood_engine::{ConnectionBudget, Network, PortMapping};
 
 use super::service::Service;
 use crate::api::requests::NetworkRequest;
 use crate::error::{ApiError, ApiErrorKind};
 use crate::owner::Owner;
+use crate::sync::lock;
+
+/// The connections of one key's VMs are one of this many parts of those of all VMs.
+const KEYS_PER_BUDGET: usize = 4;
 
 impl Service {
+    /// Returns the network of a request, if its owner may have it. Its connections count for the owner.
+    ///
+    /// # Errors
+    /// As [`authorize_network`](Self::authorize_network), and [`ApiErrorKind::Invalid`].
+    pub(super) fn network(
+        &self,
+        owner: &Owner,
+        request: &NetworkRequest,
+    ) -> Result<Network, ApiError> {
+        self.authorize_network(owner, request)?;
+        let budget = self.connection_budget(owner);
+        Ok(request.to_network()?.connection_budget(budget))
+    }
+
+    /// Returns the budget of all connections of an owner's VMs.
+    fn connection_budget(&self, owner: &Owner) -> ConnectionBudget {
+        let all = &self.0.connections;
+        if owner.is_local() {
+            return all.clone();
+        }
+
+        let max = (self.0.settings.max_vm_connections / KEYS_PER_BUDGET).max(1);
+        let mut by_owner = lock(&self.0.connections_by_owner);
+        let budget = by_owner.entry(owner.clone());
+        budget
+            .or_insert_with(|| all.share(max, "of this key's VMs"))
+            .clone()
+    }
+
+    /// Checks that a policy of a key raises no limit past the operator's bound.
+    fn authorize_limits(&self, limits: &NetworkLimits) -> Result<(), ApiError> {
+        let max = &self.0.settings.max_network_limits;
+        let rows = [
+            (
+                "connections",
+                limits.connections.into(),
+                max.connections.into(),
+            ),
+            (
+                "connections_per_s",
+                limits.connections_per_s.into(),
+                max.connections_per_s.into(),
+            ),
+            (
+                "lookups_per_s",
+                limits.lookups_per_s.into(),
+                max.lookups_per_s.into(),
+            ),
+            ("bytes_up", limits.bytes_up, max.bytes_up),
+            ("bytes_down", limits.bytes_down, max.bytes_down),
+        ];
+
+        match rows
+            .into_iter()
+            .find(|(_, value, max): &(_, u64, u64)| value > max)
+        {
+            None => Ok(()),
+            Some((name, value, max)) => {
+                let message = format!(
+                    "`network.policy` sets limits.{name} to {value}; keys of this server may set at most {max}; lower it, or \
+                     ask the operator for a policy of the server's own"
+                );
+                Err(ApiError::new(ApiErrorKind::Forbidden, message))
+            }
+        }
+    }
+
     /// Checks that an owner may have a network: callers with a key may neither choose host ports nor, unless the
     /// operator allows it, reach private addresses and metadata services around the server.
     ///
@@ -23,6 +94,7 @@ impl Service {
             return Ok(());
         }
 
+        self.authorize_limits(&network.policy.limits)?;
         for port in &network.expose {
             self.authorize_port(owner, *port)?;
         }
@@ -71,6 +143,44 @@ mod tests {
 
     use super::*;
     use crate::service::Settings;
+
+    #[tokio::test]
+    async fn a_key_raises_no_limit_past_the_operators_bound() {
+        let none = || Engine::start(Config::default());
+        let service = Service::open_in_memory(none, Settings::default()).unwrap();
+        let check = |owner: &Owner, limits: serde_json::Value| {
+            let network = json!({ "policy": { "limits": limits } });
+            let network: NetworkRequest = serde_json::from_value(network).unwrap();
+            service
+                .network(owner, &network)
+                .map_err(|error| error.message)
+        };
+
+        let key = Owner::key("one");
+        for limit in [
+            "connections",
+            "connections_per_s",
+            "lookups_per_s",
+            "bytes_up",
+            "bytes_down",
+        ] {
+            let max = serde_json::to_value(service.0.settings.max_network_limits).unwrap();
+            let max = max[limit].as_u64().unwrap();
+            check(&key, json!({ limit: max })).unwrap();
+
+            let error = check(&key, json!({ limit: max + 1 })).unwrap_err();
+            assert!(
+                error.contains(limit) && error.contains(&max.to_string()),
+                "{error}"
+            );
+            check(&Owner::local(), json!({ limit: max + 1 })).unwrap();
+        }
+
+        // All networks of a key count in one budget.
+        let budgets = [(); 2].map(|()| service.connection_budget(&key));
+        assert_eq!(format!("{:?}", budgets[0]), format!("{:?}", budgets[1]));
+        assert_eq!(lock(&service.0.connections_by_owner).len(), 1);
+    }
 
     #[tokio::test]
     async fn a_key_reaches_no_special_address_and_chooses_no_port_unless_that_is_allowed() {

@@ -1,35 +1,55 @@
 //! The metrics text.
 
 use super::service::Service;
+use crate::owner::{Identity, Owner};
+use crate::state::metrics::Metrics;
 use crate::sync::lock;
 
 impl Service {
-    /// Measures the current values, and returns all metrics in the OpenMetrics text format.
-    #[must_use]
-    pub fn metrics_text(&self) -> String {
-        let metrics = &self.0.metrics;
-        let count = |count: usize| u64::try_from(count).unwrap_or(u64::MAX);
-
-        metrics.set_now("runs", count(lock(&self.0.runs).active().count()));
-        metrics.set_now("sandboxes", count(lock(&self.0.sandboxes).len()));
-
-        if let Ok(engine) = self.engine() {
-            let (capacity, vms, pool) =
-                (engine.capacity(), engine.vm_stats(), engine.pool_status());
-            metrics.set_now("memory_free_mib", capacity.free_mib.into());
-            metrics.set_now("memory_total_mib", capacity.total_mib.into());
-            metrics.set_now("waiting", count(capacity.waiting));
-            metrics.set_now("hot", count(pool.warm));
-            metrics.set_now("standby", count(pool.standby));
-
-            metrics.set_vms("hot", vms.hot);
-            metrics.set_vms("standby", vms.standby);
-            metrics.set_vms("template", vms.template);
-            metrics.set_vms("boot", vms.boot);
-            metrics.set_vms("checkpoint", vms.checkpoint);
-            metrics.set_vms("failed_restores", vms.failed_restores);
+    /// Measures the current values, and returns the metrics that the caller may see in the OpenMetrics text format: all of
+    /// them for an operator, those of its own requests, runs and sandboxes for a key.
+    pub(crate) fn metrics_text(&self, caller: &Identity) -> String {
+        if caller.is_operator {
+            let metrics = self.0.metrics.all();
+            self.set_counts(metrics, |_| true);
+            self.set_engine_figures(metrics);
+            return metrics.text();
         }
 
+        let metrics = self.0.metrics.of(&caller.owner);
+        self.set_counts(&metrics, |owner| *owner == caller.owner);
         metrics.text()
     }
+
+    fn set_counts(&self, metrics: &Metrics, is_counted: impl Fn(&Owner) -> bool) {
+        let runs = lock(&self.0.runs);
+        let active = runs.active().filter(|task| is_counted(task.owner()));
+        metrics.set_now("runs", count(active.count()));
+        drop(runs);
+
+        let sandboxes = lock(&self.0.sandboxes);
+        let running = sandboxes.values().filter(|one| is_counted(one.owner()));
+        metrics.set_now("sandboxes", count(running.count()));
+    }
+
+    fn set_engine_figures(&self, metrics: &Metrics) {
+        let Ok(engine) = self.engine() else { return };
+        let (capacity, vms, pool) = (engine.capacity(), engine.vm_stats(), engine.pool_status());
+        metrics.set_now("memory_free_mib", capacity.free_mib.into());
+        metrics.set_now("memory_total_mib", capacity.total_mib.into());
+        metrics.set_now("waiting", count(capacity.waiting));
+        metrics.set_now("hot", count(pool.warm));
+        metrics.set_now("standby", count(pool.standby));
+
+        metrics.set_vms("hot", vms.hot);
+        metrics.set_vms("standby", vms.standby);
+        metrics.set_vms("template", vms.template);
+        metrics.set_vms("boot", vms.boot);
+        metrics.set_vms("checkpoint", vms.checkpoint);
+        metrics.set_vms("failed_restores", vms.failed_restores);
+    }
+}
+
+fn count(count: usize) -> u64 {
+    u64::try_from(count).unwrap_or(u64::MAX)
 }

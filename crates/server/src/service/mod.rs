@@ -6,7 +6,9 @@
 mod authorization;
 mod checkpoints;
 mod metrics;
+mod operator;
 mod retention;
+mod revocation;
 mod runs;
 mod sandboxes;
 mod service;

@@ -62,16 +62,27 @@ impl Service {
         self.0.capacity_freed.notify_waiters();
     }
 
-    /// Evicts outputs that are too old, and the oldest ones while there are too many.
+    /// Evicts outputs that are too old, and while there are too many, the oldest one of the owner with the largest.
     fn evict_outputs(&self) {
         let mut runs = lock(&self.0.runs);
-        while let Some((ended, id, bytes)) = runs.ended.front().cloned() {
-            if ended.elapsed() < OUTPUT_TTL && runs.ended_bytes <= MAX_OUTPUT_BYTES {
+        while let Some((ended, _, _)) = runs.ended.front() {
+            let at = if ended.elapsed() >= OUTPUT_TTL {
+                0
+            } else if runs.ended_bytes > MAX_OUTPUT_BYTES {
+                runs.oldest_of_largest_owner()
+            } else {
                 break;
-            }
-            runs.ended.pop_front();
+            };
+
+            let Some((_, id, bytes)) = runs.ended.remove(at) else {
+                break;
+            };
             runs.ended_bytes -= bytes;
-            runs.by_id.remove(&id);
+
+            // Callers that are still reading it must not keep it in memory.
+            if let Some(task) = runs.by_id.remove(&id) {
+                task.discard();
+            }
         }
     }
 

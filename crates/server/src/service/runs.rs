@@ -31,9 +31,9 @@ impl Service {
         request: OneShotRunRequest,
         key: Option<IdempotencyKey>,
     ) -> Result<RunLookup, ApiError> {
-        let run_request = request.to_run_request()?;
+        let mut run_request = request.to_run_request()?;
         if let Some(network) = &request.network {
-            self.authorize_network(owner, network)?;
+            run_request = run_request.network(self.network(owner, network)?);
         }
 
         let engine = self.engine()?;
@@ -142,7 +142,7 @@ impl Service {
                 // A run that was started keeps its key, even if a later step failed.
                 let was_started = lock(&self.0.runs).by_id.contains_key(&id);
                 if !was_started {
-                    guard.release()?;
+                    guard.release();
                 }
                 Err(error)
             }
@@ -218,19 +218,15 @@ impl Service {
             (task, run)
         };
 
-        // The start is recorded before the end can be.
+        // The start is recorded before the end can be. A run does not need its record: on a full disk it is only in memory,
+        // and not among the listed ones. A failure has been logged.
         let recorded = records::insert_run(&self.0.store, task.owner(), &task.response(false));
-        self.drive(task.clone(), run);
-
-        if let Err(error) = recorded {
-            task.abandon();
-            return Err(error.into());
-        }
+        self.drive(task.clone(), run, recorded.is_ok());
 
         Ok(task)
     }
 
-    fn drive(&self, task: Arc<RunTask>, run: Run) {
+    fn drive(&self, task: Arc<RunTask>, run: Run, is_recorded: bool) {
         let service = self.clone();
         let sandbox = task
             .sandbox()
@@ -240,15 +236,17 @@ impl Service {
             sandbox.emit("run_started", &serde_json::json!({ "id": task.id() }));
         }
 
+        let owner = task.owner().clone();
         tokio::spawn(async move {
             let store = &service.0.store;
             let record = |run: RunResponse| {
-                service.0.metrics.record_run_end(&run);
+                service.0.metrics.record_run_end(&owner, &run);
                 if let Some(sandbox) = &sandbox {
                     sandbox.emit("run_ended", &run);
                 }
-                // A failure has been logged, and the caller still receives the result.
-                let _ = records::update(store, Table::Runs, &run.id, run.state.as_str(), &run);
+                if is_recorded {
+                    records::update(store, Table::Runs, &run.id, run.state.as_str(), &run);
+                }
             };
             task.clone().drive(run, record).await;
             service.retain_output(task.id());

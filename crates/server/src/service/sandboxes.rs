@@ -1,11 +1,8 @@
 //! Operations on sandboxes.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
-use fumehood_engine::{
-    Engine, InstalledPackage, Language, PortMapping, Retry, Sandbox, SandboxEnd,
-};
+use fumehood_engine::{Engine, InstalledPackage, Language, Network, PortMapping, Retry, Sandbox};
 use jiff::Timestamp;
 
 use super::runs::check_memory_limit;
@@ -16,7 +13,7 @@ use crate::api::timestamp::format_timestamp;
 use crate::error::{ApiError, ApiErrorKind};
 use crate::id::new_id;
 use crate::owner::Owner;
-use crate::state::sandbox_handle::{Description, SandboxHandle, Timeouts, end_reason};
+use crate::state::sandbox_handle::{Description, EndCause, SandboxHandle, Timeouts};
 use crate::storage::records::{self, Filter, Table, find, list};
 use crate::sync::lock;
 
@@ -111,9 +108,10 @@ impl Service {
             return Err(ApiError::invalid(message));
         }
 
-        if let Some(network) = &request.network {
-            self.authorize_network(owner, network)?;
-        }
+        let network = request.network.as_ref();
+        let network = network
+            .map(|network| self.network(owner, network))
+            .transpose()?;
 
         let engine = self.engine()?;
         check_memory_limit(&engine, request.memory_mib)?;
@@ -128,7 +126,7 @@ impl Service {
                 description.language = language;
                 engine.open(&checkpoint).await?
             }
-            None => start_sandbox(&engine, request).await?,
+            None => start_sandbox(&engine, request, network).await?,
         };
 
         self.adopt(owner, sandbox, description, timeouts)
@@ -216,12 +214,7 @@ impl Service {
             }
         };
 
-        let is_shutdown = self.0.stopped.load(Ordering::Relaxed) && end == SandboxEnd::Requested;
-        let (ended, why) = if is_shutdown {
-            ("server_stopped", "the server was stopped".to_owned())
-        } else {
-            (end_reason(&end), end.to_string())
-        };
+        let (ended, why) = sandbox.end_reason(&end);
 
         let response = SandboxResponse {
             state: SandboxState::Ended,
@@ -232,9 +225,8 @@ impl Service {
             ..sandbox.response()
         };
 
-        // The record is updated before the sandbox is removed, so that a lookup finds one of both. A failure has been
-        // logged.
-        let _ = records::update(
+        // The record is updated before the sandbox is removed, so that a lookup finds one of both.
+        records::update(
             &self.0.store,
             Table::Sandboxes,
             sandbox.id(),
@@ -244,7 +236,9 @@ impl Service {
         lock(&self.0.sandboxes).remove(sandbox.id());
 
         sandbox.close_events("ended", &response);
-        self.0.metrics.record_sandbox_end(&response);
+        self.0
+            .metrics
+            .record_sandbox_end(sandbox.owner(), &response);
         self.0.capacity_freed.notify_waiters();
     }
 
@@ -294,7 +288,9 @@ impl Service {
                 None => response,
             });
 
-        Ok(current.collect())
+        let matching = current.filter(|sandbox| state.is_none_or(|state| sandbox.state == state));
+
+        Ok(matching.collect())
     }
 
     /// Changes the timeouts of a sandbox. The idle timeout counts from the last use, the lifetime from the start.
@@ -321,10 +317,7 @@ impl Service {
     /// [`ApiErrorKind::NotFound`] if there is none, or it belongs to another owner.
     pub async fn end_sandbox(&self, owner: &Owner, id: &str) -> Result<SandboxResponse, ApiError> {
         if let SandboxLookup::Running(sandbox) = self.find_sandbox(owner, id)? {
-            // The event log is closed once the end is recorded.
-            let mut events = sandbox.subscribe(u64::MAX);
-            sandbox.engine_sandbox().end().await;
-            while events.next().await.is_some() {}
+            end_and_wait(&sandbox).await;
         }
 
         Ok(self.find_sandbox(owner, id)?.into_response())
@@ -333,8 +326,8 @@ impl Service {
     pub(super) async fn end_all_sandboxes(&self) {
         let all: Vec<_> = lock(&self.0.sandboxes).values().cloned().collect();
         let tasks = all.into_iter().map(|sandbox| {
-            let service = self.clone();
-            tokio::spawn(async move { service.end_sandbox(sandbox.owner(), sandbox.id()).await })
+            sandbox.set_end_cause(EndCause::ServerStopped);
+            tokio::spawn(async move { end_and_wait(&sandbox).await })
         });
 
         for task in tasks.collect::<Vec<_>>() {
@@ -378,7 +371,19 @@ impl Service {
     }
 }
 
-async fn start_sandbox(engine: &Engine, request: &SandboxRequest) -> Result<Sandbox, ApiError> {
+/// Ends a sandbox, and waits until the end is recorded.
+pub(super) async fn end_and_wait(sandbox: &SandboxHandle) {
+    // The event log is closed once the end is recorded.
+    let mut events = sandbox.subscribe(u64::MAX);
+    sandbox.engine_sandbox().end().await;
+    while events.next().await.is_some() {}
+}
+
+async fn start_sandbox(
+    engine: &Engine,
+    request: &SandboxRequest,
+    network: Option<Network>,
+) -> Result<Sandbox, ApiError> {
     let mut builder = engine.sandbox();
     if let Some(language) = request.language {
         builder = builder.language(language);
@@ -388,8 +393,8 @@ async fn start_sandbox(engine: &Engine, request: &SandboxRequest) -> Result<Sand
         builder = builder.memory_mib(mib);
     }
 
-    if let Some(network) = &request.network {
-        builder = builder.network(network.to_network()?);
+    if let Some(network) = network {
+        builder = builder.network(network);
     }
 
     if request.refresh_packages {

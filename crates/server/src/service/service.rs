@@ -2,12 +2,12 @@
 
 use std::collections::HashMap;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use fumehood_engine::policy::Document;
-use fumehood_engine::{Engine, Error, Limits};
+use fumehood_engine::policy::{Document, NetworkLimits};
+use fumehood_engine::{ConnectionBudget, Engine, Error, Limits};
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
@@ -16,7 +16,9 @@ use crate::auth::rate_limit::RateLimiter;
 use crate::error::{ApiError, ApiErrorKind};
 use crate::owner::Owner;
 use crate::state::checkpoints::Checkpoints;
-use crate::state::metrics::Metrics;
+use crate::state::memory_budget::{MemoryBudget, Quota};
+use crate::state::metrics::MetricsByOwner;
+use crate::state::revocations::Revocations;
 use crate::state::runs::RunTable;
 use crate::state::sandbox_handle::SandboxHandle;
 use crate::storage::database::{Store, StoreError};
@@ -42,6 +44,11 @@ pub struct Settings {
     pub max_sandboxes_per_key: usize,
     /// The longest timeout that a run may ask for, in seconds. It must be the engine's limit `timeout_s`.
     pub max_timeout_s: u64,
+    /// Concurrent connections, lookups and listeners of all VMs with a network; those of one key have a quarter. Each takes
+    /// up to two descriptors.
+    pub max_vm_connections: usize,
+    /// The highest limits that policies of requests with a key may set.
+    pub max_network_limits: NetworkLimits,
     /// Whether requests with a key may reach private and other special addresses that their policies name.
     pub allow_private_networks_for_keys: bool,
     /// The network policy of MCP calls that ask for a network. Without one, such calls are rejected.
@@ -58,11 +65,28 @@ impl Default for Settings {
             max_runs_per_key: 32,
             max_sandboxes_per_key: 32,
             max_timeout_s: Limits::default().timeout_s,
+            max_vm_connections: DEFAULT_VM_CONNECTIONS,
+            max_network_limits: MAX_KEY_LIMITS,
             allow_private_networks_for_keys: false,
             mcp_policy: None,
         }
     }
 }
+
+/// Concurrent connections of all VMs. It fits into the descriptors that most hosts allow without a change.
+const DEFAULT_VM_CONNECTIONS: usize = 256;
+
+const GIB: u64 = 1024 * 1024 * 1024;
+
+/// Twice what a policy has by default, and ten times the bytes: enough for any browser or installer.
+const MAX_KEY_LIMITS: NetworkLimits = NetworkLimits {
+    connections: 256,
+    connections_per_s: 400,
+    bytes_up: 100 * GIB,
+    bytes_down: 100 * GIB,
+    bytes_per_s: None,
+    lookups_per_s: 1000,
+};
 
 /// Concurrent runs, and concurrent sandboxes, of local callers. The limit bounds their cost for the server itself.
 const MAX_PER_LOCAL_OWNER: usize = 256;
@@ -84,16 +108,20 @@ pub(crate) struct Inner {
     pub(crate) store: Store,
     pub(crate) key_cache: KeyCache,
     pub(crate) rate_limiter: RateLimiter,
-    pub(crate) metrics: Metrics,
+    pub(crate) metrics: MetricsByOwner,
+    /// The connections of all VMs, and of those of each key.
+    pub(crate) connections: ConnectionBudget,
+    pub(crate) connections_by_owner: Mutex<HashMap<Owner, ConnectionBudget>>,
+    /// The memory of requests and answers in transit.
+    pub(crate) memory: Arc<MemoryBudget>,
     pub(crate) key_locks: KeyLocks,
+    pub(crate) revocations: Revocations,
     pub(crate) runs: Mutex<RunTable>,
     pub(crate) sandboxes: Mutex<HashMap<String, Arc<SandboxHandle>>>,
     /// How many sandboxes each owner is starting.
     pub(crate) starting: Mutex<HashMap<Owner, usize>>,
     pub(crate) checkpoints: Checkpoints,
     draining: watch::Sender<bool>,
-    /// Set when the remaining sandboxes are ended because the server stops.
-    pub(crate) stopped: AtomicBool,
     /// Cancelled to end the MCP sessions.
     pub(crate) shutdown_token: CancellationToken,
     /// The number of requests in flight.
@@ -163,18 +191,22 @@ impl Service {
         let service = Self(Arc::new(Inner {
             start_engine: Box::new(start_engine),
             engine: Mutex::new(EngineState::NotStarted),
+            connections: ConnectionBudget::default()
+                .share(settings.max_vm_connections, "of this server's VMs"),
+            connections_by_owner: Mutex::default(),
             rate_limiter: RateLimiter::new(settings.requests_per_second),
             settings,
             store,
             key_cache: KeyCache::default(),
-            metrics: Metrics::new(),
+            metrics: MetricsByOwner::default(),
+            memory: Arc::default(),
             key_locks: KeyLocks::default(),
+            revocations: Revocations::default(),
             runs: Mutex::default(),
             sandboxes: Mutex::default(),
             starting: Mutex::default(),
             checkpoints: Checkpoints::default(),
             draining: watch::Sender::new(false),
-            stopped: AtomicBool::new(false),
             shutdown_token: CancellationToken::new(),
             requests: AtomicUsize::new(0),
             last_request: Mutex::new(Instant::now()),
@@ -184,6 +216,7 @@ impl Service {
         // Start the engine now if possible; a failure is logged and reported to callers.
         let _ = service.engine();
         service.start_retention();
+        service.start_revocation();
 
         service
     }
@@ -252,6 +285,11 @@ impl Service {
         }
     }
 
+    /// Returns what the requests and answers of this owner may take of the server's memory.
+    pub(crate) fn quota(&self, owner: &Owner) -> Quota {
+        Quota::new(&self.0.memory, owner)
+    }
+
     /// Whether there is no request, no active run, no sandbox and no checkpoint.
     fn is_idle(&self) -> bool {
         let inner = &self.0;
@@ -298,7 +336,6 @@ impl Service {
             let _ = tokio::time::timeout(CANCEL_TIMEOUT, self.wait_for_runs()).await;
         }
 
-        self.0.stopped.store(true, Ordering::Relaxed);
         self.0.shutdown_token.cancel();
         self.end_all_sandboxes().await;
         self.0.checkpoints.clear();

@@ -95,6 +95,11 @@ impl Checkpoints {
         }
     }
 
+    /// Removes all checkpoints of this owner.
+    pub(crate) fn remove_all(&self, owner: &Owner) {
+        lock(&self.0).retain(|_, stored| stored.owner != *owner);
+    }
+
     pub(crate) fn is_empty(&self) -> bool {
         lock(&self.0).is_empty()
     }

@@ -116,6 +116,16 @@ impl EventLog {
         self.notify();
     }
 
+    /// Drops all events of a log that is closed but the last one.
+    pub(crate) fn discard(&self) {
+        let mut inner = self.inner();
+        let dropped = inner.events.len().saturating_sub(1);
+        inner.events.drain(..dropped);
+        inner.bytes = inner.events.iter().map(LoggedEvent::cost).sum();
+        inner.unread_bytes = inner.bytes;
+        inner.read_id = inner.last_id.saturating_sub(1);
+    }
+
     /// Waits until an event with `bytes` of data fits without dropping an unread one.
     pub(crate) async fn wait_for_capacity(&self, bytes: usize) {
         let mut changed = self.changed.subscribe();

@@ -1,5 +1,7 @@
 //! The server's metrics, in the OpenMetrics text format.
 
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use prometheus_client::encoding::EncodeLabelSet;
@@ -11,6 +13,8 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 
 use crate::api::responses::{RunResponse, SandboxResponse};
+use crate::owner::Owner;
+use crate::sync::lock;
 
 /// The bounds of the histogram of request times, in seconds.
 const REQUEST_SECONDS: [f64; 12] = [
@@ -29,6 +33,61 @@ struct ByLabel {
     by: String,
 }
 
+/// The metrics of all callers together, and those of each key: a key sees only its own.
+#[derive(Debug, Default)]
+pub(crate) struct MetricsByOwner {
+    all: Metrics,
+    by_key: Mutex<HashMap<Owner, Arc<Metrics>>>,
+}
+
+impl MetricsByOwner {
+    /// Returns the metrics of all callers.
+    pub(crate) fn all(&self) -> &Metrics {
+        &self.all
+    }
+
+    /// Returns the metrics of one key.
+    pub(crate) fn of(&self, key: &Owner) -> Arc<Metrics> {
+        lock(&self.by_key).entry(key.clone()).or_default().clone()
+    }
+
+    /// Removes the metrics of a key that was revoked.
+    pub(crate) fn remove(&self, key: &Owner) {
+        lock(&self.by_key).remove(key);
+    }
+
+    fn record(&self, owner: Option<&Owner>, record: impl Fn(&Metrics)) {
+        record(&self.all);
+        if let Some(key) = owner.filter(|owner| !owner.is_local()) {
+            record(&self.of(key));
+        }
+    }
+
+    /// Counts a request that was answered, also one without a key. `took` is the time until the response headers.
+    pub(crate) fn record_request(
+        &self,
+        owner: Option<&Owner>,
+        method: &str,
+        route: &str,
+        status: u16,
+        took: Duration,
+    ) {
+        self.record(owner, |metrics| {
+            metrics.record_request(method, route, status, took);
+        });
+    }
+
+    /// Counts a run that has ended.
+    pub(crate) fn record_run_end(&self, owner: &Owner, run: &RunResponse) {
+        self.record(Some(owner), |metrics| metrics.record_run_end(run));
+    }
+
+    /// Counts a sandbox that has ended.
+    pub(crate) fn record_sandbox_end(&self, owner: &Owner, sandbox: &SandboxResponse) {
+        self.record(Some(owner), |metrics| metrics.record_sandbox_end(sandbox));
+    }
+}
+
 /// Counters, and gauges that are set when the metrics are read.
 #[derive(Debug)]
 pub(crate) struct Metrics {
@@ -41,8 +100,8 @@ pub(crate) struct Metrics {
     now: Family<ByLabel, Gauge>,
 }
 
-impl Metrics {
-    pub(crate) fn new() -> Self {
+impl Default for Metrics {
+    fn default() -> Self {
         let mut registry = Registry::with_prefix("fumehood");
         let requests = Family::default();
         let request_seconds = Histogram::new(REQUEST_SECONDS);
@@ -76,9 +135,10 @@ impl Metrics {
             now,
         }
     }
+}
 
-    /// Counts a request that was answered. `took` is the time until the response headers.
-    pub(crate) fn record_request(&self, method: &str, route: &str, status: u16, took: Duration) {
+impl Metrics {
+    fn record_request(&self, method: &str, route: &str, status: u16, took: Duration) {
         let labels = RequestLabels {
             method: method.to_owned(),
             route: route.to_owned(),
@@ -88,8 +148,7 @@ impl Metrics {
         self.request_seconds.observe(took.as_secs_f64());
     }
 
-    /// Counts a run that has ended.
-    pub(crate) fn record_run_end(&self, run: &RunResponse) {
+    fn record_run_end(&self, run: &RunResponse) {
         let error = run.error.as_ref();
         let by = error
             .map(|error| format!("failed_{}", error.kind.as_str()))
@@ -97,8 +156,7 @@ impl Metrics {
         count_end(&self.runs_ended, by);
     }
 
-    /// Counts a sandbox that has ended.
-    pub(crate) fn record_sandbox_end(&self, sandbox: &SandboxResponse) {
+    fn record_sandbox_end(&self, sandbox: &SandboxResponse) {
         count_end(&self.sandboxes_ended, sandbox.ended.clone());
     }
 

@@ -5,8 +5,11 @@
 
 pub(crate) mod checkpoints;
 pub(crate) mod event_log;
+pub(crate) mod memory_budget;
 pub(crate) mod metrics;
 mod output_chunks;
+pub(crate) mod revocations;
+pub(crate) mod run_output;
 pub(crate) mod run_task;
 pub(crate) mod runs;
 pub(crate) mod sandbox_handle;

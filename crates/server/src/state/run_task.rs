@@ -4,25 +4,22 @@
 //! A run without a subscriber is cancelled after [`ORPHAN_GRACE`], unless it is detached.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use fumehood_engine::report::{CapturedOutput, DisplayedValues};
-use fumehood_engine::{Error, Event, Input, MimeBundle, Outcome, Run, RunControl};
+use fumehood_engine::{Error, Event, Input, Outcome, Run, RunControl};
 use jiff::Timestamp;
 use serde_json::json;
 use tokio::sync::watch;
 
 use super::event_log::{EventLog, EventSubscriber};
 use super::output_chunks::Utf8Chunker;
+use super::run_output::{CollectedOutput, OutputStream, OutputWriter};
 use crate::api::requests::Stdin;
-use crate::api::responses::{
-    FileContent, OutputPosition, RunError, RunKind, RunOutcome, RunOutput, RunResponse, RunState,
-};
+use crate::api::responses::{FileContent, RunError, RunKind, RunOutcome, RunResponse, RunState};
 use crate::api::timestamp::format_timestamp;
 use crate::error::ApiError;
 use crate::owner::Owner;
-use crate::sync::lock;
 
 /// The events of a run that are kept, in bytes of JSON.
 const MAX_EVENT_BYTES: usize = 16 * 1024 * 1024;
@@ -46,34 +43,12 @@ pub struct RunTask {
     abandoned: AtomicBool,
     events: Arc<EventLog>,
     state: watch::Sender<RunState>,
-    output: Mutex<CollectedOutput>,
+    output: Arc<CollectedOutput>,
     end: OnceLock<RunEnd>,
     control: RunControl,
     input: Option<Input>,
     /// Set once the run no longer waits for subscribers to read.
     stop_waiting: watch::Sender<bool>,
-}
-
-#[derive(Debug, Default)]
-struct CollectedOutput {
-    stdout: CapturedOutput,
-    stderr: CapturedOutput,
-    results: DisplayedValues,
-    /// Where in the output each of the results was displayed, as far as results are kept.
-    result_positions: Vec<OutputPosition>,
-    files: Vec<FileContent>,
-}
-
-impl CollectedOutput {
-    fn add_result(&mut self, value: &MimeBundle) {
-        self.results.add(value);
-        if !self.results.truncated() {
-            self.result_positions.push(OutputPosition {
-                stdout: self.stdout.bytes().len(),
-                stderr: self.stderr.bytes().len(),
-            });
-        }
-    }
 }
 
 #[derive(Debug)]
@@ -115,7 +90,7 @@ impl RunTask {
             abandoned: AtomicBool::new(false),
             events: EventLog::new(MAX_EVENT_BYTES),
             state: watch::Sender::new(state),
-            output: Mutex::default(),
+            output: Arc::default(),
             end: OnceLock::new(),
             control: run.canceller(),
             input: takes_input.then(|| run.input()),
@@ -221,17 +196,20 @@ impl RunTask {
         self.input.clone()
     }
 
-    fn output(&self) -> MutexGuard<'_, CollectedOutput> {
-        lock(&self.output)
-    }
-
     /// Returns how many bytes of output and events the run holds.
     pub(crate) fn bytes(&self) -> usize {
-        let output = self.output();
-        let collected =
-            output.stdout.bytes().len() + output.stderr.bytes().len() + output.results.bytes();
-        let files: usize = output.files.iter().map(FileContent::len).sum();
-        collected + files + self.events.bytes()
+        self.output.bytes() + self.events.bytes()
+    }
+
+    /// Returns how many bytes of output the run holds.
+    pub(crate) fn output_bytes(&self) -> usize {
+        self.output.bytes()
+    }
+
+    /// Drops the output and the events of a run that has ended, also for those who are reading them.
+    pub(crate) fn discard(&self) {
+        self.output.discard();
+        self.events.discard();
     }
 
     /// Returns the run as callers see it, with or without its output.
@@ -255,30 +233,15 @@ impl RunTask {
             created_at: format_timestamp(self.created),
             ended_at: end.map(|end| format_timestamp(end.at)),
             outcome: outcome.map(|outcome| RunOutcome::Reported(Box::new(outcome.clone()))),
-            output: with_output.then(|| self.output_response()),
+            output: with_output.then(|| self.output.response()),
             error: error.map(RunError::from),
         }
     }
 
-    fn output_response(&self) -> RunOutput {
-        let output = self.output();
-        let (stdout, stdout_encoding) = output.stdout.encoded();
-        let (stderr, stderr_encoding) = output.stderr.encoded();
-
-        RunOutput {
-            stdout,
-            stdout_encoding: stdout_encoding.into(),
-            stdout_bytes: output.stdout.total(),
-            stdout_truncated: output.stdout.truncated(),
-            stderr,
-            stderr_encoding: stderr_encoding.into(),
-            stderr_bytes: output.stderr.total(),
-            stderr_truncated: output.stderr.truncated(),
-            results: output.results.values(),
-            results_truncated: output.results.truncated(),
-            files: output.files.clone(),
-            result_positions: output.result_positions.clone(),
-        }
+    /// Returns the JSON of the run with its output, as [`response`](Self::response) describes it, in small pieces.
+    pub(crate) fn write_response(&self) -> OutputWriter {
+        let head = serde_json::to_string(&self.response(false)).unwrap_or_default();
+        self.output.write_after(&head)
     }
 
     /// Drives a run to its end, and calls `record` with the result before any caller can see it.
@@ -343,7 +306,7 @@ impl RunTask {
 
             let file = FileContent::new(download.remote.clone(), &bytes);
             let event = serde_json::to_string(&file).unwrap_or_default();
-            self.output().files.push(file);
+            self.output.add_file(file);
             self.emit("file", event).await;
         }
     }
@@ -360,15 +323,15 @@ impl RunTask {
 
         let (name, data) = match event {
             Event::Stdout(bytes) => {
-                self.output().stdout.add(&bytes);
+                self.output.add(OutputStream::Stdout, &bytes);
                 ("stdout", stdout.push(&bytes))
             }
             Event::Stderr(bytes) => {
-                self.output().stderr.add(&bytes);
+                self.output.add(OutputStream::Stderr, &bytes);
                 ("stderr", stderr.push(&bytes))
             }
             Event::Result(value) => {
-                self.output().add_result(&value);
+                self.output.add_result(&value);
                 // Line breaks are only white space in JSON, but they end a line of an event stream.
                 let text = serde_json::to_string(&value).ok();
                 ("result", text.map(|text| text.replace(['\r', '\n'], " ")))

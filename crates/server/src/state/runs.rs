@@ -7,6 +7,7 @@ use std::time::Instant;
 use super::run_task::RunTask;
 use crate::api::responses::RunResponse;
 use crate::error::ApiError;
+use crate::owner::Owner;
 
 /// A run that was looked up.
 #[derive(Debug, Clone)]
@@ -40,6 +41,25 @@ pub(crate) struct RunTable {
 }
 
 impl RunTable {
+    /// Returns the position in `ended` of the oldest run of the owner whose runs hold most, so that one owner's outputs do
+    /// not evict those of others.
+    pub(crate) fn oldest_of_largest_owner(&self) -> usize {
+        let owner_of = |id: &String| self.by_id.get(id).map(|task| task.owner());
+
+        let mut held: HashMap<Option<&Owner>, usize> = HashMap::new();
+        for (_, id, bytes) in &self.ended {
+            *held.entry(owner_of(id)).or_default() += bytes;
+        }
+
+        let largest = held.into_iter().max_by_key(|(_, bytes)| *bytes);
+        let owner = largest.and_then(|(owner, _)| owner);
+        let position = self
+            .ended
+            .iter()
+            .position(|(_, id, _)| owner_of(id) == owner);
+        position.unwrap_or(0)
+    }
+
     /// Returns the runs that have not ended.
     pub(crate) fn active(&self) -> impl Iterator<Item = &Arc<RunTask>> {
         self.by_id.values().filter(|task| !task.state().is_over())

@@ -1,6 +1,6 @@
 //! A running sandbox, as the server holds it.
 
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 use fumehood_engine::{Error, ErrorKind, Language, Sandbox, SandboxEnd};
@@ -37,6 +37,26 @@ pub struct SandboxHandle {
     timeouts: Mutex<Timeouts>,
     urls: Mutex<Vec<String>>,
     events: Arc<EventLog>,
+    end_cause: OnceLock<EndCause>,
+}
+
+/// Why somebody other than its owner has ended a sandbox.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum EndCause {
+    ServerStopped,
+    KeyRevoked,
+    Operator,
+}
+
+impl EndCause {
+    /// Returns the word for this end, as the field `ended` has it, and a sentence for people.
+    fn reason(self) -> (&'static str, &'static str) {
+        match self {
+            Self::ServerStopped => ("server_stopped", "the server was stopped"),
+            Self::KeyRevoked => ("key_revoked", "its API key was revoked"),
+            Self::Operator => ("operator", "the operator of the server ended it"),
+        }
+    }
 }
 
 /// What callers know a sandbox by.
@@ -109,6 +129,7 @@ impl SandboxHandle {
             timeouts: Mutex::new(timeouts),
             urls: Mutex::new(urls),
             events: EventLog::new(MAX_EVENT_BYTES),
+            end_cause: OnceLock::new(),
         };
         handle.set_timeouts(timeouts);
 
@@ -146,6 +167,22 @@ impl SandboxHandle {
         let lifetime = Duration::from_secs(timeouts.lifetime_s);
         self.sandbox.set_idle_timeout(Some(idle));
         self.sandbox.set_max_lifetime(Some(lifetime));
+    }
+
+    /// Notes why the sandbox is about to be ended. Returns whether this is the first cause.
+    pub(crate) fn set_end_cause(&self, cause: EndCause) -> bool {
+        self.end_cause.set(cause).is_ok()
+    }
+
+    /// Returns why the sandbox has ended: a word for the field `ended`, and a sentence for people.
+    pub(crate) fn end_reason(&self, end: &SandboxEnd) -> (&'static str, String) {
+        match self.end_cause.get() {
+            Some(cause) if *end == SandboxEnd::Requested => {
+                let (word, sentence) = cause.reason();
+                (word, sentence.to_owned())
+            }
+            _ => (end_reason(end), end.to_string()),
+        }
     }
 
     /// Adds the URL of an exposed port.
@@ -206,7 +243,7 @@ impl SandboxHandle {
 }
 
 /// Returns the word for the end of a sandbox, as the field `ended` has it.
-pub(crate) fn end_reason(end: &SandboxEnd) -> &'static str {
+fn end_reason(end: &SandboxEnd) -> &'static str {
     match end {
         SandboxEnd::Requested => "requested",
         SandboxEnd::Idle(_) => "idle",

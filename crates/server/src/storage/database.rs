@@ -1,10 +1,10 @@
 //! The SQLite file of the server's state, which one server uses at a time.
 
 use std::ffi::OsString;
-use std::fs::{DirBuilder, File, OpenOptions};
+use std::fs::{DirBuilder, File};
 use std::io::Read;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc;
@@ -12,9 +12,11 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use rusqlite::{Connection, OpenFlags};
+use rusqlite::{Connection, ErrorCode, OpenFlags, ffi};
 use thiserror::Error;
 
+use super::deferred::{Change, Deferred};
+use super::reserve::{Reserve, open_private};
 use crate::sync::lock;
 
 /// Why the state cannot be opened, read or written.
@@ -46,6 +48,11 @@ pub enum StoreError {
         /// The cause.
         error: std::io::Error,
     },
+    /// No space is left on its disk.
+    #[error(
+        "no space is left for the server's state {0}; free at least 4 MiB on its disk, then repeat this"
+    )]
+    Full(PathBuf),
     /// SQLite has failed.
     #[error("cannot read or write the server's state: {0}")]
     Sql(#[from] rusqlite::Error),
@@ -61,8 +68,48 @@ fn at(socket: Option<&Path>) -> String {
 /// The longest path in a lock file, in bytes: that of a Unix socket has at most 107.
 const MAX_SOCKET_BYTES: u64 = 108;
 
+/// Statements that count the bytes of a table for each owner, now and whenever a row changes.
+macro_rules! count_usage {
+    ($table:literal) => {
+        concat!(
+            "INSERT INTO usage SELECT '",
+            $table,
+            "', owner, sum(cost) FROM ",
+            $table,
+            " GROUP BY owner;",
+            "CREATE TRIGGER ",
+            $table,
+            "_inserted AFTER INSERT ON ",
+            $table,
+            " BEGIN ",
+            "INSERT INTO usage VALUES ('",
+            $table,
+            "', NEW.owner, NEW.cost) ",
+            "ON CONFLICT DO UPDATE SET bytes = bytes + excluded.bytes; END;",
+            "CREATE TRIGGER ",
+            $table,
+            "_deleted AFTER DELETE ON ",
+            $table,
+            " BEGIN ",
+            "UPDATE usage SET bytes = bytes - OLD.cost WHERE kind = '",
+            $table,
+            "' AND owner = OLD.owner; END;",
+            "CREATE TRIGGER ",
+            $table,
+            "_updated AFTER UPDATE ON ",
+            $table,
+            " BEGIN ",
+            "UPDATE usage SET bytes = bytes + NEW.cost - OLD.cost ",
+            "WHERE kind = '",
+            $table,
+            "' AND owner = OLD.owner; END;",
+        )
+    };
+}
+
 /// The migrations. Each brings the state from its index in this list to the next; `user_version` counts those applied.
-const MIGRATIONS: &[&str] = &["
+const MIGRATIONS: &[&str] = &[
+    "
     CREATE TABLE keys (
         id TEXT PRIMARY KEY, name TEXT NOT NULL, hash BLOB NOT NULL UNIQUE,
         created_ms INTEGER NOT NULL, revoked_ms INTEGER
@@ -84,7 +131,25 @@ const MIGRATIONS: &[&str] = &["
         owner TEXT NOT NULL, key TEXT NOT NULL, hash BLOB NOT NULL, created_ms INTEGER NOT NULL,
         run TEXT, status INTEGER, type TEXT, body BLOB, PRIMARY KEY (owner, key)
     ) STRICT, WITHOUT ROWID;
-"];
+",
+    concat!(
+        "
+    CREATE TABLE usage (
+        kind TEXT NOT NULL, owner TEXT NOT NULL, bytes INTEGER NOT NULL, PRIMARY KEY (kind, owner)
+    ) STRICT, WITHOUT ROWID;
+    CREATE INDEX claims_age ON claims (owner, created_ms);
+    ALTER TABLE claims ADD COLUMN cost INTEGER AS (
+        256 + octet_length(key) + coalesce(octet_length(body), 0) + coalesce(octet_length(type), 0)
+    ) VIRTUAL;
+    ALTER TABLE runs ADD COLUMN cost INTEGER AS (256 + octet_length(view)) VIRTUAL;
+    ALTER TABLE sandboxes ADD COLUMN cost INTEGER AS (256 + octet_length(view)) VIRTUAL;
+    ",
+        count_usage!("claims"),
+        count_usage!("runs"),
+        count_usage!("sandboxes"),
+    ),
+    "ALTER TABLE keys ADD COLUMN operator INTEGER NOT NULL DEFAULT 0;",
+];
 
 /// The schema version that this fumehood reads and writes.
 const SCHEMA_VERSION: i64 = MIGRATIONS.len() as i64;
@@ -95,6 +160,9 @@ const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
 /// How often SQLite's log is written back to the database file. Only the checkpoint thread waits for the disk.
 const CHECKPOINT_INTERVAL: Duration = Duration::from_secs(5);
 
+/// The size to which SQLite's log shrinks once it was written back, in bytes.
+const MAX_IDLE_LOG_BYTES: i64 = 16 * 1024 * 1024;
+
 /// The state. Clones share its connections.
 #[derive(Debug, Clone)]
 pub struct Store(Arc<Inner>);
@@ -104,6 +172,10 @@ struct Inner {
     path: PathBuf,
     reader: Mutex<Connection>,
     writer: Mutex<Connection>,
+    /// Changes that wait until the disk has space again.
+    deferred: Arc<Deferred>,
+    /// A state in memory has none.
+    reserve: Option<Reserve>,
     /// Dropping the sender ends the checkpoint thread.
     stop_checkpoints: Mutex<Option<mpsc::Sender<()>>>,
     checkpoint_thread: Mutex<Option<JoinHandle<()>>>,
@@ -135,7 +207,7 @@ impl Store {
     /// [`StoreError`].
     pub fn open(path: &Path) -> Result<Self, StoreError> {
         create_private(path)?;
-        Self::connect(path, None)
+        Self::connect_on_disk(path, None)
     }
 
     /// Opens the state for a server, exclusively.
@@ -155,7 +227,7 @@ impl Store {
         lock_file
             .set_len(0)
             .map_err(|error| io_error(path, error))?;
-        Self::connect(path, Some(lock_file))
+        Self::connect_on_disk(path, Some(lock_file))
     }
 
     /// Records the Unix socket of the server that uses this state, for clients that look for it elsewhere.
@@ -196,21 +268,47 @@ impl Store {
     pub fn in_memory() -> Result<Self, StoreError> {
         static NUMBER: AtomicU64 = AtomicU64::new(0);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-        Self::connect(Path::new(&format!("file:/state-{number}?vfs=memdb")), None)
+        let path = format!("file:/state-{number}?vfs=memdb");
+        Self::connect(Path::new(&path), None, None)
     }
 
-    fn connect(path: &Path, lock_file: Option<File>) -> Result<Self, StoreError> {
-        let mut writer = connect(path)?;
+    /// Connects to a state file, with the space kept in reserve if the disk is full.
+    fn connect_on_disk(path: &Path, lock_file: Option<File>) -> Result<Self, StoreError> {
+        let reserve = Reserve::of(path);
+        let duplicate = || lock_file.as_ref().map(File::try_clone).transpose();
+        let lock_file = duplicate().map_err(|error| io_error(path, error))?;
+
+        match Self::connect(path, lock_file, Some(Reserve::of(path))) {
+            Err(StoreError::Full(_)) if reserve.release() => {
+                let lock_file = duplicate().map_err(|error| io_error(path, error))?;
+                Self::connect(path, lock_file, Some(reserve))
+            }
+            result => result,
+        }
+    }
+
+    fn connect(
+        path: &Path,
+        lock_file: Option<File>,
+        reserve: Option<Reserve>,
+    ) -> Result<Self, StoreError> {
+        let sql_error = |error| sql_error(path, error);
+        let mut writer = connect(path).map_err(sql_error)?;
         migrate(&mut writer, path)?;
         // Without checkpoints a write takes some 50 µs, less than a thread takes to wake up; so it is done in place.
-        writer.pragma_update(None, "wal_autocheckpoint", 0)?;
+        writer
+            .pragma_update(None, "wal_autocheckpoint", 0)
+            .map_err(sql_error)?;
 
-        let checkpointer = connect(path)?;
+        let deferred = Arc::<Deferred>::default();
+        let (checkpointer, to_flush) = (connect(path).map_err(sql_error)?, deferred.clone());
         let (stop_checkpoints, stopped) = mpsc::channel::<()>();
         let thread = std::thread::Builder::new().name("state".into());
         let thread = thread.spawn(move || {
             let timeout = Err(mpsc::RecvTimeoutError::Timeout);
             while stopped.recv_timeout(CHECKPOINT_INTERVAL) == timeout {
+                // A failure has been logged when the change was deferred; the next attempt follows.
+                let _ = to_flush.flush(&checkpointer);
                 checkpoint(&checkpointer);
             }
         });
@@ -219,8 +317,10 @@ impl Store {
 
         Ok(Self(Arc::new(Inner {
             path: path.to_path_buf(),
-            reader: Mutex::new(connect(path)?),
+            reader: Mutex::new(connect(path).map_err(sql_error)?),
             writer: Mutex::new(writer),
+            deferred,
+            reserve,
             stop_checkpoints: Mutex::new(Some(stop_checkpoints)),
             checkpoint_thread: Mutex::new(Some(thread)),
             lock: lock_file,
@@ -238,19 +338,56 @@ impl Store {
         &self,
         read: impl FnOnce(&Connection) -> rusqlite::Result<T>,
     ) -> Result<T, StoreError> {
-        Ok(read(&lock(&self.0.reader))?)
+        read(&lock(&self.0.reader)).map_err(|error| sql_error(&self.0.path, error))
     }
 
     /// Writes in place, in one transaction. Once this returns, the write survives the death of the process.
+    ///
+    /// # Errors
+    /// [`StoreError::Full`] if the disk is so full that only [essential](Self::write_essential) writes are possible.
     pub(crate) fn write<T>(
         &self,
         write: impl FnOnce(&Connection) -> rusqlite::Result<T>,
     ) -> Result<T, StoreError> {
-        let result = in_transaction(&lock(&self.0.writer), write);
-        if let Err(error) = &result {
-            tracing::error!(%error, "cannot write the server's state");
+        let reserve = self.0.reserve.as_ref();
+        if reserve.is_some_and(|reserve| !reserve.ensure_complete()) {
+            tracing::error!("cannot write the server's state: its disk is full");
+            return Err(StoreError::Full(self.0.path.clone()));
         }
-        Ok(result?)
+
+        self.write_now(write)
+    }
+
+    /// Writes what must be written even on a full disk, with the space kept in reserve.
+    pub(crate) fn write_essential<T>(
+        &self,
+        write: impl Fn(&Connection) -> rusqlite::Result<T>,
+    ) -> Result<T, StoreError> {
+        match (self.write_now(&write), &self.0.reserve) {
+            (Err(StoreError::Full(_)), Some(reserve)) if reserve.release() => self.write_now(write),
+            (result, _) => result,
+        }
+    }
+
+    fn write_now<T>(
+        &self,
+        write: impl FnOnce(&Connection) -> rusqlite::Result<T>,
+    ) -> Result<T, StoreError> {
+        in_transaction(&lock(&self.0.writer), write)
+            .inspect_err(|error| tracing::error!(%error, "cannot write the server's state"))
+            .map_err(|error| sql_error(&self.0.path, error))
+    }
+
+    /// Changes a record. What cannot be written now is written later, and read as if it had been written.
+    pub(super) fn change(&self, change: Change) {
+        if self.write(|c| change.apply(c)).is_err() {
+            self.0.deferred.add(change);
+        }
+    }
+
+    /// Returns the JSON that a record will have once its change can be written.
+    pub(super) fn deferred_json(&self, id: &str) -> Option<String> {
+        self.0.deferred.json(id)
     }
 }
 
@@ -278,6 +415,8 @@ impl Drop for Inner {
         if let Some(thread) = thread {
             let _ = thread.join();
         }
+        // The last attempt: what the next server finds active, it reports as lost.
+        let _ = self.deferred.flush(&lock(&self.writer));
         if let Some(lock_file) = &self.lock {
             let _ = lock_file.set_len(0);
         }
@@ -306,13 +445,24 @@ fn lock_path(state: &Path) -> PathBuf {
     state.with_extension("lock")
 }
 
-fn open_private(path: &Path) -> std::io::Result<File> {
-    let mut options = OpenOptions::new();
-    options.read(true).write(true).create(true).truncate(false);
-    options.mode(0o600).open(path)
+/// Returns whether a write has failed because the disk, or a quota of it, is full.
+fn is_disk_full(error: &rusqlite::Error) -> bool {
+    let codes = [ffi::SQLITE_IOERR_WRITE, ffi::SQLITE_IOERR_SHMSIZE];
+    error.sqlite_error_code() == Some(ErrorCode::DiskFull)
+        || error
+            .sqlite_error()
+            .is_some_and(|error| codes.contains(&error.extended_code))
 }
 
-fn connect(path: &Path) -> Result<Connection, StoreError> {
+fn sql_error(path: &Path, error: rusqlite::Error) -> StoreError {
+    if is_disk_full(&error) {
+        StoreError::Full(path.to_path_buf())
+    } else {
+        StoreError::Sql(error)
+    }
+}
+
+fn connect(path: &Path) -> rusqlite::Result<Connection> {
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE
         | OpenFlags::SQLITE_OPEN_NO_MUTEX
         | OpenFlags::SQLITE_OPEN_URI;
@@ -322,27 +472,42 @@ fn connect(path: &Path) -> Result<Connection, StoreError> {
     connection.pragma_update(None, "journal_mode", "wal")?;
     // Writes survive the death of the process. The last ones before a loss of power may be lost.
     connection.pragma_update(None, "synchronous", "normal")?;
+    connection.pragma_update(None, "journal_size_limit", MAX_IDLE_LOG_BYTES)?;
     connection.set_prepared_statement_cache_capacity(64);
 
     Ok(connection)
 }
 
 fn migrate(connection: &mut Connection, path: &Path) -> Result<(), StoreError> {
-    let transaction =
-        connection.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
-    let found: i64 = transaction.pragma_query_value(None, "user_version", |row| row.get(0))?;
+    let sql_error = |error| sql_error(path, error);
+    let version = |c: &Connection| -> rusqlite::Result<i64> {
+        c.pragma_query_value(None, "user_version", |row| row.get(0))
+    };
+
+    // A state of this version is only read, which a full disk allows.
+    if version(connection).map_err(sql_error)? == SCHEMA_VERSION {
+        return Ok(());
+    }
+
+    let immediate = rusqlite::TransactionBehavior::Immediate;
+    let transaction = connection
+        .transaction_with_behavior(immediate)
+        .map_err(sql_error)?;
+    let found = version(&transaction).map_err(sql_error)?;
     if !(0..=SCHEMA_VERSION).contains(&found) {
         let path = path.to_path_buf();
         return Err(StoreError::Newer { path, found });
     }
 
-    for migration in MIGRATIONS.iter().skip(usize::try_from(found).unwrap_or(0)) {
-        transaction.execute_batch(migration)?;
-    }
-
-    transaction.pragma_update(None, "user_version", SCHEMA_VERSION)?;
-
-    Ok(transaction.commit()?)
+    let missing = MIGRATIONS.iter().skip(usize::try_from(found).unwrap_or(0));
+    let apply = || {
+        for migration in missing {
+            transaction.execute_batch(migration)?;
+        }
+        transaction.pragma_update(None, "user_version", SCHEMA_VERSION)?;
+        transaction.commit()
+    };
+    apply().map_err(sql_error)
 }
 
 #[cfg(test)]

@@ -8,6 +8,7 @@ use jiff::Timestamp;
 use rusqlite::{OptionalExtension, params};
 
 use super::database::Store;
+use super::quota::{Kind, trim};
 use crate::error::{ApiError, ApiErrorKind};
 use crate::owner::Owner;
 use crate::sync::lock;
@@ -161,31 +162,34 @@ impl KeyGuard {
     /// Records that the key is in use; for this run, if it starts one.
     ///
     /// # Errors
-    /// [`ApiErrorKind::Internal`].
+    /// [`ApiErrorKind::StorageFull`] and [`ApiErrorKind::Internal`].
     pub(crate) fn record_start(&self, run: Option<&str>) -> Result<(), ApiError> {
         let now = Timestamp::now().as_millisecond();
         let (owner, key) = (self.owner.as_str(), &self.key);
         self.store.write(|c| {
-            let insert = "INSERT OR REPLACE INTO claims (owner, key, hash, created_ms, run) VALUES (?, ?, ?, ?, ?)";
+            // A key whose run failed before its code ran starts another one.
+            let insert =
+                "INSERT INTO claims (owner, key, hash, created_ms, run) VALUES (?, ?, ?, ?, ?)
+                ON CONFLICT DO UPDATE SET hash = excluded.hash, created_ms = excluded.created_ms,
+                run = excluded.run, status = NULL, type = NULL, body = NULL";
             let mut insert = c.prepare_cached(insert)?;
-            insert.execute(params![owner, key.key, key.request_hash, now, run])
+            insert.execute(params![owner, key.key, key.request_hash, now, run])?;
+            trim(c, Kind::Claims, Kind::Claims.quota(), owner, &key.key)
         })?;
 
         Ok(())
     }
 
-    /// Records the response. One that is too large is not stored: the request then counts as started, and is neither
-    /// replayed nor repeated.
-    ///
-    /// # Errors
-    /// [`ApiErrorKind::Internal`].
-    pub(crate) fn record_response(&self, response: &StoredResponse) -> Result<(), ApiError> {
+    /// Records the response. One that is too large or cannot be written is not stored: the request then counts as
+    /// started, and is neither replayed nor repeated.
+    pub(crate) fn record_response(&self, response: &StoredResponse) {
         if response.body.len() > MAX_STORED_BODY_BYTES {
-            return Ok(());
+            return;
         }
 
         let (owner, key) = (self.owner.as_str(), &self.key.key);
-        self.store.write(|c| {
+        // A failure has been logged. The request was carried out, and its caller receives the response in any case.
+        let _ = self.store.write(|c| {
             c.execute(
                 "UPDATE claims SET status = ?, type = ?, body = ? WHERE owner = ? AND key = ?",
                 params![
@@ -195,26 +199,21 @@ impl KeyGuard {
                     owner,
                     key
                 ],
-            )
-        })?;
-
-        Ok(())
+            )?;
+            trim(c, Kind::Claims, Kind::Claims.quota(), owner, key)
+        });
     }
 
-    /// Frees the key, because nothing was done.
-    ///
-    /// # Errors
-    /// [`ApiErrorKind::Internal`].
-    pub(crate) fn release(&self) -> Result<(), ApiError> {
+    /// Frees the key, because nothing was done. If that fails, the key counts as used.
+    pub(crate) fn release(&self) {
         let (owner, key) = (self.owner.as_str(), &self.key.key);
-        self.store.write(|c| {
+        // A failure has been logged, and the caller receives the cause of the release.
+        let _ = self.store.write(|c| {
             c.execute(
                 "DELETE FROM claims WHERE owner = ? AND key = ?",
                 params![owner, key],
             )
-        })?;
-
-        Ok(())
+        });
     }
 }
 
@@ -244,14 +243,49 @@ mod tests {
             content_type: None,
             body: b"x".to_vec(),
         };
-        guard.record_response(&response).unwrap();
+        guard.record_response(&response);
         assert_eq!(guard.prior_use().unwrap(), PriorUse::Response(response));
         drop(guard);
 
         let guard = locks.acquire(&store, &Owner::local(), key(2)).await;
         assert_eq!(guard.prior_use().unwrap_err().kind, ApiErrorKind::Conflict);
-        guard.release().unwrap();
+        guard.release();
         assert_eq!(guard.prior_use().unwrap(), PriorUse::Unused);
+    }
+
+    #[tokio::test]
+    async fn the_answers_of_one_owner_are_bounded_and_those_of_others_stay() {
+        let store = Store::in_memory().unwrap();
+        let locks = KeyLocks::default();
+        let respond = async |owner: &Owner, number: u32| {
+            let key = IdempotencyKey::new(&format!("k{number}"), Vec::new()).unwrap();
+            let guard = locks.acquire(&store, owner, key).await;
+            let prior = guard.prior_use().unwrap();
+            if prior == PriorUse::Unused {
+                guard.record_start(None).unwrap();
+                guard.record_response(&StoredResponse {
+                    status: 200,
+                    content_type: None,
+                    body: vec![1; MAX_STORED_BODY_BYTES],
+                });
+            }
+            prior
+        };
+
+        let (one, other) = (Owner::key("one"), Owner::key("other"));
+        respond(&other, 0).await;
+        for number in 0..40 {
+            respond(&one, number).await;
+        }
+
+        let kept = |owner: &str| -> i64 {
+            let sum = "SELECT sum(length(body)) FROM claims WHERE owner = ?";
+            let sum = store.read(|c| c.query_row(sum, [owner], |row| row.get(0)));
+            sum.unwrap()
+        };
+        assert_eq!(kept("one"), 15 * 1024 * 1024);
+        assert_eq!(kept("other"), 1024 * 1024);
+        assert!(matches!(respond(&one, 39).await, PriorUse::Response(_)));
     }
 
     #[test]

@@ -3,5 +3,11 @@
 //! What lives only in memory belongs in `state`. When records are deleted is decided in `service::retention`.
 
 pub(crate) mod database;
+mod deferred;
 pub(crate) mod idempotency;
+mod quota;
 pub(crate) mod records;
+mod reserve;
+
+#[cfg(test)]
+pub(crate) mod full_disk_tests;

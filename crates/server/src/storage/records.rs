@@ -6,6 +6,8 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::database::{Store, StoreError};
+use super::deferred::Change;
+use super::quota::{Kind, trim};
 use crate::api::responses::{RunOutcome, RunResponse, RunState, SandboxResponse, SandboxState};
 use crate::api::timestamp::format_timestamp;
 use crate::error::ApiError;
@@ -19,7 +21,7 @@ pub(crate) enum Table {
 }
 
 impl Table {
-    const fn name(self) -> &'static str {
+    pub(super) const fn name(self) -> &'static str {
         match self {
             Self::Runs => "runs",
             Self::Sandboxes => "sandboxes",
@@ -29,7 +31,10 @@ impl Table {
 
 impl From<StoreError> for ApiError {
     fn from(error: StoreError) -> Self {
-        Self::internal(&error)
+        match error {
+            StoreError::Full(_) => Self::storage_full(),
+            error => Self::internal(&error),
+        }
     }
 }
 
@@ -52,7 +57,8 @@ pub(crate) fn insert_run(
         let insert = "INSERT INTO runs (id, owner, sandbox, state, created_ms, view) VALUES (?, ?, ?, 'running', ?, ?)";
         let values = params![run.id, owner.as_str(), run.sandbox, now_ms(), json];
         c.prepare_cached(insert)?.execute(values)?;
-        Ok(())
+        let quota = Kind::Runs.quota();
+        trim(c, Kind::Runs, quota, owner.as_str(), &run.id)
     })
 }
 
@@ -67,26 +73,20 @@ pub(crate) fn insert_sandbox(
         let insert = "INSERT INTO sandboxes (id, owner, state, created_ms, view) VALUES (?, ?, 'running', ?, ?)";
         let values = params![sandbox.id, owner.as_str(), now_ms(), json];
         c.prepare_cached(insert)?.execute(values)?;
-        Ok(())
+        let quota = Kind::Sandboxes.quota();
+        trim(c, Kind::Sandboxes, quota, owner.as_str(), &sandbox.id)
     })
 }
 
-/// Updates the record of a run or a sandbox.
-pub(crate) fn update(
-    store: &Store,
-    table: Table,
-    id: &str,
-    state: &str,
-    object: &impl Serialize,
-) -> Result<(), StoreError> {
-    let json = to_json(object);
-    store.write(|c| {
-        let table = table.name();
-        let update = format!("UPDATE {table} SET state = ?, view = ? WHERE id = ?");
-        c.prepare_cached(&update)?
-            .execute(params![state, json, id])?;
-        Ok(())
-    })
+/// Updates the record of a run or a sandbox. If that is not possible now, it is done later; callers see the new record in
+/// any case.
+pub(crate) fn update(store: &Store, table: Table, id: &str, state: &str, object: &impl Serialize) {
+    store.change(Change {
+        table,
+        id: id.to_owned(),
+        state: state.to_owned(),
+        json: to_json(object),
+    });
 }
 
 /// Returns the record with this id if it belongs to this owner.
@@ -104,7 +104,8 @@ pub(crate) fn find<R: DeserializeOwned>(
             .optional()
     })?;
 
-    Ok(json.and_then(|json| parse(&json)))
+    let current = json.map(|json| store.deferred_json(id).unwrap_or(json));
+    Ok(current.and_then(|json| parse(&json)))
 }
 
 /// Which records a list contains.
@@ -132,12 +133,12 @@ pub(crate) fn list<R: DeserializeOwned>(
     };
 
     let select = format!(
-        "SELECT view FROM {} WHERE owner = ?1 AND (?2 IS NULL OR (state IN ('ended', 'failed')) = ?2)
+        "SELECT id, view FROM {} WHERE owner = ?1 AND (?2 IS NULL OR (state IN ('ended', 'failed')) = ?2)
          AND (?3 IS NULL OR {sandbox} = ?3) AND (?4 IS NULL OR id < ?4) ORDER BY id DESC LIMIT ?5",
         table.name()
     );
 
-    let records: Vec<String> = store.read(|c| {
+    let records: Vec<(String, String)> = store.read(|c| {
         let mut select = c.prepare_cached(&select)?;
         let values = params![
             owner.as_str(),
@@ -147,10 +148,14 @@ pub(crate) fn list<R: DeserializeOwned>(
             filter.limit
         ];
 
-        select.query_map(values, |row| row.get(0))?.collect()
+        let records = select.query_map(values, |row| Ok((row.get(0)?, row.get(1)?)))?;
+        records.collect()
     })?;
 
-    Ok(parse_all(&records))
+    let records = records
+        .into_iter()
+        .filter_map(|(id, json)| parse(&store.deferred_json(&id).unwrap_or(json)));
+    Ok(records.collect())
 }
 
 /// Records that the runs and sandboxes of an earlier server are lost: their VMs died with it.
@@ -174,7 +179,7 @@ pub(crate) fn mark_lost(store: &Store) -> Result<(), StoreError> {
         run.state = RunState::Ended;
         run.ended_at = Some(at.clone());
         run.outcome = Some(RunOutcome::server_lost(detail));
-        update(store, Table::Runs, &run.id, "ended", &run)?;
+        update(store, Table::Runs, &run.id, "ended", &run);
     }
 
     for mut sandbox in sandboxes {
@@ -183,7 +188,7 @@ pub(crate) fn mark_lost(store: &Store) -> Result<(), StoreError> {
         sandbox.ended = Some("server_lost".into());
         sandbox.ended_why = Some("the server stopped, and the VM with it".into());
         sandbox.urls.clear();
-        update(store, Table::Sandboxes, &sandbox.id, "ended", &sandbox)?;
+        update(store, Table::Sandboxes, &sandbox.id, "ended", &sandbox);
     }
 
     Ok(())
@@ -236,6 +241,7 @@ pub(crate) fn delete_before(
         )?;
         c.execute("DELETE FROM keys WHERE revoked_ms < ?", [records_before_ms])?;
         c.execute("DELETE FROM claims WHERE created_ms < ?", [keys_before_ms])?;
+        c.execute("DELETE FROM usage WHERE bytes <= 0", [])?;
 
         Ok(())
     })

@@ -1,6 +1,7 @@
 //! The system calls that the engine and the launcher need around QEMU. Nothing here is used in a guest.
 
 mod clone;
+mod descriptor_limit;
 mod exec_path;
 #[cfg(feature = "probes")]
 mod forbidden_arguments;
@@ -14,12 +15,13 @@ mod spawn;
 mod tsc;
 
 pub use clone::{CloneResult, Namespaces, clone_sibling};
+pub use descriptor_limit::raise_descriptor_limit;
 pub use exec_path::{EXEC_PATH_ADDRESS, EXEC_PATH_END, ExecPath};
 #[cfg(feature = "probes")]
 pub use forbidden_arguments::forbidden_arguments_that_reach_kernel;
 #[cfg(feature = "probes")]
 pub use forbidden_syscall::{ForbiddenSyscall, reaches_kernel};
-pub use kvm::{KvmProbe, probe_kvm};
+pub use kvm::{KvmProbe, open_kvm, probe_kvm};
 pub use landlock::{LandlockRuleset, landlock_abi};
 pub use memory_file::{memory_file, seal, sealable_file};
 pub use mount_restriction::{MountRestriction, restrict_mounts};

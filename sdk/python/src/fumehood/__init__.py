@@ -36,6 +36,7 @@ from fumehood._errors import (
     ProtocolError,
     RunFailedError,
     ServerError,
+    StorageFullError,
     UnauthorizedError,
     UnreachableError,
 )
@@ -121,6 +122,7 @@ __all__ = [
     "Sandbox",
     "SandboxInfo",
     "ServerError",
+    "StorageFullError",
     "StartedEvent",
     "StderrEvent",
     "Stdin",

@@ -86,7 +86,7 @@ class LostError(FumehoodError):
     default_kind = "lost"
     ended: Optional[str] = None
     """Why the sandbox ended, if the server reports it: ``requested``, ``idle``, ``lifetime``, ``lost``,
-    ``server_stopped`` or ``server_lost``."""
+    ``operator``, ``key_revoked``, ``server_stopped`` or ``server_lost``."""
 
 
 class BusyError(FumehoodError):
@@ -138,6 +138,12 @@ class DrainingError(FumehoodError):
     default_kind = "draining"
 
 
+class StorageFullError(FumehoodError):
+    """The disk of the server's state is full; the request was not carried out."""
+
+    default_kind = "storage_full"
+
+
 class ServerError(FumehoodError):
     """The server could not be reached or started, or did not answer in time."""
 
@@ -174,6 +180,7 @@ _BY_KIND: dict[str, type[FumehoodError]] = {
         HostError,
         BootError,
         DrainingError,
+        StorageFullError,
         DeadlineError,
     )
 }

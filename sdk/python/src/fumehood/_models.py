@@ -243,7 +243,8 @@ class SandboxInfo:
     created_at: Optional[str] = None
     ended_at: Optional[str] = None
     ended: Optional[str] = None
-    """Why it ended: ``requested``, ``idle``, ``lifetime``, ``lost``, ``server_stopped`` or ``server_lost``."""
+    """Why it ended: ``requested``, ``idle``, ``lifetime``, ``lost``, ``operator``, ``key_revoked``,
+    ``server_stopped`` or ``server_lost``."""
     ended_why: Optional[str] = None
     memory_mib: Optional[int] = None
     idle_timeout_s: Optional[float] = None

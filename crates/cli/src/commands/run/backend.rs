@@ -2,7 +2,7 @@
 
 use fumehood_engine::{Event, Outcome, Run, RunControl};
 
-use super::server_client::ServerRun;
+use super::super::server_client::ServerRun;
 use crate::io::StdinForwarder;
 use crate::outcome::Failure;
 

@@ -9,7 +9,6 @@ mod follow;
 mod json;
 mod plan;
 mod report;
-mod server_client;
 mod via_server;
 
 pub(crate) use execute::run;

@@ -4,10 +4,10 @@ use fumehood_engine::Config;
 use fumehood_engine::image::Store;
 use serde_json::{Map, Value, json};
 
+use super::super::server_client::ServerClient;
 use super::backend::RunBackend;
 use super::follow::{RunEnd, follow};
 use super::plan::Program;
-use super::server_client::ServerClient;
 use crate::args::{HostArgs, RunArgs};
 use crate::io::{Interrupts, Output};
 

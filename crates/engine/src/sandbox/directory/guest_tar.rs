@@ -7,6 +7,8 @@ use crate::run::{Event, Run, SkippedFiles, SpawnRequest};
 
 /// Maximum output of the guest's tar in an error message, in bytes.
 const MAX_MESSAGE_BYTES: usize = 2000;
+/// Maximum size of all messages of the guest's tar, in bytes: one about each of 100,000 files.
+const MAX_MESSAGES_BYTES: usize = 32 * 1024 * 1024;
 /// Maximum length of a line of the guest's tar that is read, in bytes: a path of 4 KiB in which each byte is escaped.
 const MAX_LINE_BYTES: usize = 20 * 1024;
 
@@ -51,10 +53,10 @@ pub(super) enum Tolerance {
 }
 
 /// Follows a tar to its end. Its output goes to `take`, until that returns `false`. Returns the files that tar reported
-/// as not packed.
+/// as not packed. The caller limits the time.
 ///
 /// # Errors
-/// Tar failed for a reason that is not tolerated.
+/// Tar failed for a reason that is not tolerated, or prints messages without end.
 pub(super) async fn follow<F>(
     mut run: Run,
     tolerance: Tolerance,
@@ -72,7 +74,15 @@ where
                     run.canceller().cancel();
                 }
             }
-            Event::Stderr(bytes) => messages.add(&bytes),
+            Event::Stderr(bytes) => {
+                messages.add(&bytes);
+                if messages.bytes > MAX_MESSAGES_BYTES {
+                    let message = format!(
+                        "the guest's tar printed more than {MAX_MESSAGES_BYTES} bytes of messages"
+                    );
+                    return Err(Error::new(ErrorKind::Invalid, message));
+                }
+            }
             _ => {}
         }
     }
@@ -102,6 +112,8 @@ where
 /// The messages of a tar.
 #[derive(Debug, Default)]
 struct Messages {
+    /// Their size.
+    bytes: usize,
     /// The first of them, for an error.
     start: Vec<u8>,
     /// The line that is being received.
@@ -113,6 +125,7 @@ struct Messages {
 
 impl Messages {
     fn add(&mut self, bytes: &[u8]) {
+        self.bytes += bytes.len();
         let free = MAX_MESSAGE_BYTES - self.start.len();
         self.start
             .extend_from_slice(&bytes[..bytes.len().min(free)]);

@@ -2,14 +2,20 @@
 //! `tar`, with the rights of the user that programs run as.
 
 mod guest_tar;
+mod open_directories;
 mod pack;
 mod stream;
+mod tar_reader;
 mod unpack;
+#[cfg(test)]
+mod hostile_tests;
 #[cfg(test)]
 mod tests;
 
 use std::io;
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 use tokio::sync::mpsc;
@@ -19,17 +25,19 @@ use self::pack::{RootEntry, pack};
 use self::stream::{CHUNKS, ChunkWriter};
 use self::unpack::unpack;
 use super::files::Files;
+use super::transfer_deadline::TransferDeadline;
 use crate::error::{Error, ErrorKind, printable};
 use crate::run::SkippedFiles;
 
 impl Files {
     /// Copies a directory of this host with its content into a directory of the guest, which is created if it does
     /// not exist. Links are copied as links, hard links stay hard links, and holes of sparse files stay holes. Sockets,
-    /// devices, and files that cannot be read are skipped, and returned with the reason.
+    /// devices, and files that cannot be read are skipped, and returned with the reason. The copy may take a minute, and a
+    /// second for each 16 KiB.
     ///
     /// # Errors
     /// Returns [`ErrorKind::Host`] if the directory itself cannot be read, [`ErrorKind::Invalid`] if the guest's tar
-    /// fails, or [`ErrorKind::Lost`].
+    /// fails, or [`ErrorKind::Lost`], also if the guest is too slow.
     pub async fn upload_dir(&self, from: &Path, to: &str) -> Result<SkippedFiles, Error> {
         let unreadable = |error: io::Error| {
             let message = format!("cannot read {}: {error}", from.display());
@@ -52,22 +60,28 @@ impl Files {
         let packing =
             tokio::task::spawn_blocking(move || pack(&source, root, ChunkWriter::new(sender)));
 
+        let progress = Progress::default();
         let mut input = run.input();
-        let sending = async move {
+        let sending = async {
             while let Some(chunk) = chunks.recv().await {
                 let len = chunk.len();
                 // If tar has ended, its own error says why.
                 if input.write(chunk).await.is_err() {
-                    return;
+                    break;
                 }
-                self.record_bytes(len);
+                progress.record_bytes(self, len);
             }
 
+            // What is not sent is not packed either.
+            chunks.close();
             input.close().await;
         };
 
-        let tar = guest_tar::follow(run, Tolerance::None, |_| async { true });
-        let ((), tar) = tokio::join!(sending, tar);
+        // A tar that unpacks has no output: one that prints some is ended.
+        let tar = guest_tar::follow(run, Tolerance::None, |_| async { false });
+        let ((), tar) = progress
+            .within_deadline(async { Ok(tokio::join!(sending, tar)) })
+            .await?;
 
         // A broken pipe here means that the guest's tar ended: its error is the reason.
         let packed = packing.await.unwrap_or_else(|e| Err(io::Error::other(e)));
@@ -80,11 +94,13 @@ impl Files {
     /// Copies a directory of the guest with its content into a directory of this host, which is created if it does
     /// not exist. Regular files with their hard links and holes, directories, and relative links that stay inside are
     /// copied. Everything else is skipped, and returned with the reason. Nothing that the guest sends is written
-    /// outside of `to`, and at most 1 GiB is written.
+    /// outside of `to`. At most 1 GiB and 100,000 files are written, below at most 128 directories. Permissions are those in the
+    /// guest as far as the umask allows them; nobody but the owner gets one to write. The copy may take a minute, and a
+    /// second for each 16 KiB.
     ///
     /// # Errors
     /// Returns [`ErrorKind::Invalid`] if the guest's tar fails or sends invalid data, [`ErrorKind::Host`] if writing
-    /// fails altogether, or [`ErrorKind::Lost`].
+    /// fails altogether, or [`ErrorKind::Lost`], also if the guest is too slow.
     pub async fn download_dir(&self, from: &str, to: &Path) -> Result<SkippedFiles, Error> {
         // The guest's tar packs, and a thread of this process unpacks.
         let run = self.sandbox().spawn(&guest_tar::packing(from))?;
@@ -92,13 +108,20 @@ impl Files {
         let target = to.to_path_buf();
         let unpacking = tokio::task::spawn_blocking(move || unpack(&target, chunks));
 
+        let progress = Progress::default();
         let tar = guest_tar::follow(run, Tolerance::UnreadableFiles, |chunk| {
-            self.record_bytes(chunk.len());
+            progress.record_bytes(self, chunk.len());
             let sender = sender.clone();
             async move { sender.send(chunk).await.is_ok() }
-        })
-        .await;
+        });
+        let tar = progress.within_deadline(tar).await;
         drop(sender);
+        // The thread may be busy with what arrived before; its files are not needed any more.
+        if let Err(error) = &tar
+            && error.kind() == ErrorKind::Lost
+        {
+            return tar;
+        }
 
         let unpacked = unpacking.await.unwrap_or_else(|e| Err(io::Error::other(e)));
         let mut skipped = match unpacked {
@@ -121,5 +144,28 @@ impl Files {
 
         skipped.append(tar?);
         Ok(skipped)
+    }
+}
+
+/// The bytes of the tar stream of one copy.
+#[derive(Debug, Default)]
+struct Progress(Arc<AtomicU64>);
+
+impl Progress {
+    fn record_bytes(&self, files: &Files, bytes: usize) {
+        files.record_bytes(bytes);
+        self.0.fetch_add(bytes as u64, Ordering::Relaxed);
+    }
+
+    /// Waits for the copy while it makes progress.
+    async fn within_deadline<T>(
+        &self,
+        copy: impl Future<Output = Result<T, Error>>,
+    ) -> Result<T, Error> {
+        let deadline = TransferDeadline::of_directory(self.0.clone());
+        tokio::select! {
+            result = copy => result,
+            error = deadline.expired() => Err(error),
+        }
     }
 }

@@ -12,11 +12,9 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{OFlags, SeekFrom, seek};
 use tar::{Builder, EntryType, GnuExtSparseHeader, GnuSparseHeader, Header};
 
-use super::stream::ChunkWriter;
+use super::stream::{ChunkWriter, MAX_PATH_BYTES, Part};
 use crate::run::SkippedFiles;
 
-/// Maximum length of a path relative to the directory, in bytes: what Linux accepts in one call.
-const MAX_PATH_BYTES: usize = 4095;
 /// Maximum length of a name in a guest, in bytes.
 const MAX_NAME_BYTES: usize = 255;
 /// Unit of a tar stream, in bytes. Parts of sparse files start and end at its multiples.
@@ -271,13 +269,6 @@ fn set_modified(header: &mut Header, seconds: i64) {
     start.fill(if seconds < 0 { 0xff } else { 0 });
     end.copy_from_slice(&seconds.to_be_bytes());
     field[0] |= 0x80;
-}
-
-/// A part of a file that is not a hole, in bytes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Part {
-    offset: u64,
-    len: u64,
 }
 
 /// Returns the header of a file, and the blocks that follow it if the file has many parts.

@@ -1,8 +1,6 @@
 //! The ends of a tar stream on threads: a writer for packing, and a reader that enforces limits for unpacking.
 
-use std::cell::Cell;
 use std::io::{self, Read, Write};
-use std::rc::Rc;
 
 use bytes::Bytes;
 use tokio::sync::mpsc;
@@ -13,8 +11,16 @@ pub(super) const CHUNKS: usize = 16;
 const CHUNK_BYTES: usize = 64 * 1024;
 /// Maximum content that a guest can make this host write, in bytes.
 pub(super) const MAX_TREE_BYTES: u64 = 1024 * 1024 * 1024;
-/// Maximum bytes between the contents of two entries: long names, and the maps of sparse files.
-pub(super) const MAX_HEADER_BYTES: u64 = 1024 * 1024;
+
+/// Maximum length of a path below the directory, and of a link's target, in bytes: what Linux accepts in one call.
+pub(super) const MAX_PATH_BYTES: usize = 4095;
+
+/// A part of a file that is not a hole, in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Part {
+    pub(super) offset: u64,
+    pub(super) len: u64,
+}
 
 /// Sends the output of a thread in chunks.
 pub(super) struct ChunkWriter {
@@ -55,14 +61,12 @@ impl Write for ChunkWriter {
     }
 }
 
-/// Reads what arrives from a guest on a thread, and enforces the limits.
+/// Reads what arrives from a guest on a thread, up to [`MAX_TREE_BYTES`].
 pub(super) struct ChunkReader {
     from: mpsc::Receiver<Bytes>,
     chunk: Bytes,
     /// Bytes that may still be read in total.
     left: u64,
-    /// Bytes that may be read until the budget is set again.
-    budget: Rc<Cell<u64>>,
 }
 
 impl ChunkReader {
@@ -72,13 +76,7 @@ impl ChunkReader {
             from,
             chunk: first,
             left: MAX_TREE_BYTES,
-            budget: Rc::new(Cell::new(MAX_HEADER_BYTES)),
         }
-    }
-
-    /// Returns the bytes that may be read until they are set again.
-    pub(super) fn budget(&self) -> Rc<Cell<u64>> {
-        self.budget.clone()
     }
 }
 
@@ -94,9 +92,6 @@ impl Read for ChunkReader {
         let len = self.chunk.len().min(buffer.len());
         let too_large = || invalid(&format!("more than {MAX_TREE_BYTES} bytes"));
         self.left = self.left.checked_sub(len as u64).ok_or_else(too_large)?;
-        let budget = self.budget.get().checked_sub(len as u64);
-        let budget = budget.ok_or_else(|| invalid("a header is too long"))?;
-        self.budget.set(budget);
 
         buffer[..len].copy_from_slice(&self.chunk.split_to(len));
 

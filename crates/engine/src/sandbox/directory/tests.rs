@@ -13,7 +13,7 @@ use super::stream::{ChunkWriter, MAX_TREE_BYTES};
 use super::unpack::unpack;
 use crate::run::SkippedFiles;
 
-fn arriving(bytes: Vec<u8>) -> mpsc::Receiver<Bytes> {
+pub(super) fn arriving(bytes: Vec<u8>) -> mpsc::Receiver<Bytes> {
     let (to, from) = mpsc::channel(1);
     std::thread::spawn(move || {
         for piece in bytes.chunks(777) {
@@ -41,7 +41,7 @@ fn packed(from: &Path) -> (Vec<u8>, SkippedFiles) {
 }
 
 /// Adds an entry to a stream as a hostile tar would: the library's own setters refuse such names.
-fn entry(builder: &mut Builder<Vec<u8>>, kind: EntryType, path: &str, target: &str) {
+pub(super) fn entry(builder: &mut Builder<Vec<u8>>, kind: EntryType, path: &str, target: &str) {
     let content: &[u8] = match kind {
         EntryType::Regular => b"x",
         _ => b"",
@@ -49,7 +49,7 @@ fn entry(builder: &mut Builder<Vec<u8>>, kind: EntryType, path: &str, target: &s
     sized_entry(builder, kind, path, target, content);
 }
 
-fn sized_entry(
+pub(super) fn sized_entry(
     builder: &mut Builder<Vec<u8>>,
     kind: EntryType,
     path: &str,
@@ -68,7 +68,7 @@ fn sized_entry(
 }
 
 /// Paths and reasons of what was skipped, in their order.
-fn reasons(skipped: &SkippedFiles) -> Vec<(&str, &str)> {
+pub(super) fn reasons(skipped: &SkippedFiles) -> Vec<(&str, &str)> {
     skipped
         .files
         .iter()

@@ -14,6 +14,7 @@ use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use super::config::{Connections, GatewayConfig};
 use super::handle::Gateway;
 use crate::events::NetworkAction;
+use crate::metering::ConnectionBudget;
 use crate::policy::{Document, Policy, RuleSpec};
 use crate::secret::Vault;
 use crate::testing::{Guest, LINK};
@@ -29,12 +30,22 @@ fn policy(words: &[String]) -> Policy {
 }
 
 fn start(policy: Policy, name_servers: Vec<SocketAddr>) -> (Guest, Gateway) {
+    start_within(policy, name_servers, ConnectionBudget::default())
+}
+
+/// Starts a gateway whose guest shares its connections with others.
+fn start_within(
+    policy: Policy,
+    name_servers: Vec<SocketAddr>,
+    connections: ConnectionBudget,
+) -> (Guest, Gateway) {
     let (guest, wire) = Guest::new();
     let setup = GatewayConfig {
         link: LINK,
         policy: Arc::new(policy),
         vault: Vault::default(),
         name_servers,
+        connections,
         stale: Connections::default(),
     };
 
@@ -382,6 +393,7 @@ async fn connections_of_a_saved_state_are_reset_at_once() {
         policy: Arc::new(rules),
         vault: Vault::default(),
         name_servers: vec![],
+        connections: ConnectionBudget::default(),
         stale: connections,
     };
 
@@ -446,4 +458,37 @@ async fn the_end_of_a_guest_closes_its_connections_and_ports() {
     }
 
     drop(gateway);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn guests_share_a_budget_of_connections() {
+    let server = start_uppercase_server().await;
+    let rules = policy(&[server.to_string()]);
+    let budget = ConnectionBudget::default().share(2, "of this key");
+    let (mut first, gateway) = start_within(rules.clone(), vec![], budget.clone());
+    let (mut second, other) = start_within(rules, vec![], budget.clone());
+
+    let one = first.connect(server).await.unwrap();
+    second.connect(server).await.unwrap();
+    let mut events = gateway.events();
+    assert!(first.connect(server).await.is_none());
+
+    let refused = loop {
+        let event = tokio::time::timeout(Duration::from_secs(10), events.recv()).await;
+        let event = event.unwrap().unwrap();
+        if event.code == "connection_budget" {
+            break event;
+        }
+    };
+    assert!(refused.message.contains("2 connections of this key"));
+
+    // The end of another guest frees its connections.
+    drop(other);
+    let start = std::time::Instant::now();
+    while budget.open() > 1 {
+        assert!(start.elapsed() < Duration::from_secs(10));
+        tokio::task::yield_now().await;
+    }
+    first.connect(server).await.unwrap();
+    assert_eq!(first.exchange(one, b"still").await.unwrap(), b"STILL");
 }

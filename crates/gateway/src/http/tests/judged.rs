@@ -219,3 +219,20 @@ async fn a_denied_request_gets_no_100_continue() {
         "PUT / HTTP/1.1\r\nHost: evil.test\r\nExpect: 100-continue\r\nContent-Length: 3\r\n\r\n";
     refused(&mut rig, request, "not_allowed").await;
 }
+
+#[tokio::test]
+async fn a_method_in_a_header_is_checked_as_well() {
+    for header in [
+        "X-HTTP-Method",
+        "X-HTTP-Method-Override",
+        "X-Method-Override",
+    ] {
+        let mut rig = Rig::plain();
+        let request = "POST / HTTP/1.1\r\nHost: example.com\r\nContent-Length: 0\r\n";
+        rig.send(&format!("{request}{header}: DELETE\r\n\r\n"))
+            .await;
+        let received = last(&mut rig.guest).await;
+        assert!(received.starts_with("HTTP/1.1 403 "), "{received}");
+        rig.assert_no_server_contacted();
+    }
+}

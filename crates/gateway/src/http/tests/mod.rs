@@ -23,7 +23,7 @@ use crate::refusal::Refusal;
 use crate::secret::Secrets;
 use crate::stream::{Stream, UpstreamError};
 
-/// Allows four hosts, and no DELETE. Records the requests that it checks and those that finish.
+/// Allows four hosts, no DELETE, and no upgrade of one path. Records the requests that it checks and those that finish.
 #[derive(Default)]
 pub(super) struct Recorder {
     pub(super) checked: Mutex<Vec<String>>,
@@ -37,6 +37,7 @@ impl RequestFilter for Recorder {
             port,
             method,
             path,
+            upgrades,
         } = request;
 
         let port = port.map(|port| format!(":{port}")).unwrap_or_default();
@@ -46,7 +47,7 @@ impl RequestFilter for Recorder {
             .push(format!("{method} {host}{port}{path}"));
 
         let allowed = ["example.com", "other.test", "192.0.2.1", "2001:db8::1"].contains(host);
-        if allowed && *method != "DELETE" {
+        if allowed && *method != "DELETE" && !(*upgrades && *path == "/no-upgrades") {
             return Ok(None);
         }
 

@@ -49,6 +49,7 @@ async fn websocket_is_spliced_and_counted() {
 async fn a_refused_upgrade_ends_after_its_page() {
     for request in [
         ASK.replace("example.com", "evil.test"),
+        ASK.replace("/ws", "/no-upgrades"),
         "CONNECT evil.test:443 HTTP/1.1\r\nHost: evil.test:443\r\n\r\n".into(),
     ] {
         let mut rig = Rig::plain();

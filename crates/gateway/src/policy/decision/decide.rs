@@ -25,6 +25,7 @@ struct Request<'a> {
     host: &'a Host,
     host_port: Option<u16>,
     method: &'a str,
+    upgrades: bool,
 }
 
 /// A rule's answer: how it allows, or why it does not.
@@ -99,6 +100,7 @@ fn answer(policy: &Policy, query: &PolicyQuery<'_>) -> Result<(RuleId, Handling)
             host,
             host_port,
             method,
+            upgrades,
         } => {
             let destination = Destination {
                 address,
@@ -110,6 +112,7 @@ fn answer(policy: &Policy, query: &PolicyQuery<'_>) -> Result<(RuleId, Handling)
                 host,
                 host_port,
                 method,
+                upgrades,
             };
             first_allowing(policy, |rule| {
                 check_request(policy, rule, destination, request)
@@ -150,7 +153,9 @@ fn closeness(reason: &Reason) -> u8 {
         | Reason::OtherServerName { .. }
         | Reason::OtherHost { .. }
         | Reason::NotTlsNorHttp => 4,
-        Reason::MethodHidden { .. } | Reason::MethodNotAllowed { .. } => 5,
+        Reason::MethodHidden { .. }
+        | Reason::MethodNotAllowed { .. }
+        | Reason::UpgradeHidesMethods { .. } => 5,
         Reason::Datagram | Reason::Protocol { .. } | Reason::Rule => 6,
     }
 }
@@ -296,6 +301,11 @@ fn check_request(
         let method = request.method.chars().take(MAX_METHOD_CHARS).collect();
         return Err(Reason::MethodNotAllowed {
             method,
+            rule: rule.id.clone(),
+        });
+    }
+    if request.upgrades && !rule.methods.is_empty() {
+        return Err(Reason::UpgradeHidesMethods {
             rule: rule.id.clone(),
         });
     }

@@ -199,6 +199,7 @@ impl Explanation {
             host,
             host_port: Some(port),
             method,
+            upgrades: false,
         };
         self.add_step(policy, format!("request {method} of {host}"), &query)?;
         Some(())

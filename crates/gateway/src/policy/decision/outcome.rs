@@ -109,6 +109,11 @@ pub enum Reason {
         /// The rule that allows other methods.
         rule: RuleId,
     },
+    /// A request asks for an upgrade of the connection, which would hide the methods that a rule restricts.
+    UpgradeHidesMethods {
+        /// The rule.
+        rule: RuleId,
+    },
     /// UDP is never forwarded.
     Datagram,
     /// The protocol is neither TCP nor UDP.
@@ -143,6 +148,7 @@ impl Reason {
             Self::NotTlsNorHttp => "not_tls_nor_http",
             Self::MethodHidden { .. } => "method_hidden",
             Self::MethodNotAllowed { .. } => "method_not_allowed",
+            Self::UpgradeHidesMethods { .. } => "upgrade_hides_methods",
             Self::Datagram => "datagram",
             Self::Protocol { .. } => "protocol",
         }

@@ -55,6 +55,8 @@ pub enum PolicyQuery<'a> {
         host_port: Option<u16>,
         /// The method, as it was sent.
         method: &'a str,
+        /// Whether the request asks for an upgrade of the connection, after which no request can be read.
+        upgrades: bool,
     },
     /// May the guest send this datagram, which is not a query to the gateway's name server?
     Datagram {

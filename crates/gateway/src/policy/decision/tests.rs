@@ -92,6 +92,7 @@ fn ask(
             host: &host,
             host_port,
             method,
+            upgrades: false,
         },
     )
 }
@@ -438,6 +439,39 @@ fn methods_apply_where_requests_are_read_and_nothing_else_passes() {
     assert!(long.sentence().len() < 200);
 }
 
+/// Nothing on an upgraded connection has a method, so a rule with methods allows no upgrade; another rule may.
+#[test]
+fn methods_do_not_allow_an_upgrade() {
+    let with_methods = "[[allow]]\nid = \"get\"\nhost = \"a.example\"\nmethods = [\"GET\"]\n";
+    let without = "[[allow]]\nhost = \"*.example\"\n";
+    let upgrade = |text: &str, method| {
+        let host = Host::Name(name("a.example"));
+        decide(
+            &policy(text),
+            &PolicyQuery::Request {
+                address: ip(WEB),
+                port: 80,
+                names: &[name("a.example")],
+                tls: None,
+                host: &host,
+                host_port: None,
+                method,
+                upgrades: true,
+            },
+        )
+    };
+
+    let denied = upgrade(with_methods, "GET");
+    assert_eq!(denied.reason.code(), "upgrade_hides_methods");
+    assert!(
+        denied
+            .refusal("p")
+            .contains("remove `methods` from rule `get`")
+    );
+    assert!(upgrade(without, "GET").is_allowed());
+    assert!(upgrade(&format!("{with_methods}{without}"), "GET").is_allowed());
+}
+
 #[test]
 fn methods_of_addresses_alone_are_for_plain_http() {
     let policy =
@@ -552,8 +586,9 @@ fn codes_in_events_are_those_of_the_reasons() {
         Reason::MethodHidden { rule: rule.clone() },
         Reason::MethodNotAllowed {
             method: "GET".into(),
-            rule,
+            rule: rule.clone(),
         },
+        Reason::UpgradeHidesMethods { rule },
         Reason::Datagram,
         Reason::Protocol { protocol: 1 },
     ];

@@ -46,6 +46,9 @@ impl Decision {
                 "rule `{rule}` does not allow the method {}",
                 method.escape_default()
             ),
+            Reason::UpgradeHidesMethods { rule } => format!(
+                "rule `{rule}` allows only some methods, and nothing on a WebSocket has a method that can be checked"
+            ),
             Reason::Datagram => "UDP is never forwarded".into(),
             Reason::Protocol { protocol } => {
                 format!("packets of protocol {protocol} are never forwarded, only TCP is")
@@ -84,6 +87,9 @@ impl Decision {
             Reason::MethodNotAllowed { method, rule } => {
                 format!("in the policy file, add {method:?} to `methods` of rule `{rule}`")
             }
+            Reason::UpgradeHidesMethods { rule } => format!(
+                "in the policy file, remove `methods` from rule `{rule}`, or add a rule without `methods` for the host of the WebSocket"
+            ),
             Reason::Datagram => "use TCP; HTTP/3 clients fall back to it by themselves".into(),
             Reason::Protocol { .. } => "use TCP".into(),
         })

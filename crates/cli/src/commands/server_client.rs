@@ -5,14 +5,16 @@ use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use anyhow::{Context, bail};
 use bytes::{Buf, Bytes, BytesMut};
 use fumehood_engine::{Event, MimeBundle, Outcome};
 use fumehood_server::Store;
 use http_body_util::{BodyExt, Full, Limited};
+pub(super) use hyper::Method;
 use hyper::body::Incoming;
 use hyper::client::conn::http1::{SendRequest, handshake};
 use hyper::header::{ACCEPT, CONTENT_TYPE, HOST};
-use hyper::{Method, Request, Response, StatusCode};
+use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use serde_json::Value;
 use tokio::net::UnixStream;
@@ -66,6 +68,51 @@ impl ServerClient {
             .ok()?
     }
 
+    /// Returns the client of the server at `socket`; by default of the server that this user runs, whatever its image.
+    pub(super) async fn at(socket: Option<PathBuf>) -> Self {
+        let sockets = std::iter::once(fumehood_server::default_socket())
+            .chain(Store::recorded_socket(&state_path()));
+
+        match socket {
+            Some(socket) => Self { socket },
+            None => Self::first_alive(sockets.collect()).await,
+        }
+    }
+
+    /// Returns a client of the first socket at which a server answers, or else of the first one.
+    async fn first_alive(sockets: Vec<PathBuf>) -> Self {
+        let mut clients = sockets.into_iter().map(|socket| Self { socket });
+        let first = clients.next().unwrap_or_else(|| Self {
+            socket: fumehood_server::default_socket(),
+        });
+
+        for client in std::iter::once(first.clone()).chain(clients) {
+            if client.connect().await.is_ok() {
+                return client;
+            }
+        }
+        first
+    }
+
+    /// Sends a request without a body, and returns the JSON of the answer.
+    ///
+    /// # Errors
+    /// The server cannot be reached, or reports an error.
+    pub(super) async fn request(&self, method: Method, path: &str) -> anyhow::Result<Value> {
+        let response = self.send(method, path, Bytes::new(), JSON).await;
+        let response = response.with_context(|| {
+            let socket = self.socket.display();
+            format!("cannot reach a server at {socket}; start one with `fumehood serve`")
+        })?;
+
+        let status = response.status();
+        let answer = read_json(response).await.context("unexpected answer")?;
+        match answer["error"]["message"].as_str() {
+            None if status.is_success() => Ok(answer),
+            message => bail!("{}", message.unwrap_or("the server gave no reason")),
+        }
+    }
+
     /// Starts a run. Returns `None` if the server is shutting down and has started nothing.
     ///
     /// # Errors
@@ -89,7 +136,7 @@ impl ServerClient {
         let mut events = EventStream::new(response.into_body());
         let first = events.next().await?;
         let id = first.data["id"].as_str().unwrap_or_default().to_owned();
-        if first.name != "run" || id.is_empty() {
+        if first.name != "run" || path_segment(&id).is_err() {
             return Err(connection_failure("unexpected answer"));
         }
         Ok(Some(ServerRun {
@@ -302,6 +349,21 @@ impl ServerEvent {
     }
 }
 
+/// Returns a name as one segment of a path.
+///
+/// # Errors
+/// The name has a character that no id and no key name has, or is `.` or `..`: such a path means something else.
+pub(super) fn path_segment(name: &str) -> anyhow::Result<&str> {
+    let is_allowed = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
+    let is_name = !name.is_empty() && !matches!(name, "." | "..") && name.chars().all(is_allowed);
+    anyhow::ensure!(
+        is_name,
+        "`{}` is not an ID or a name of a key",
+        name.escape_debug()
+    );
+    Ok(name)
+}
+
 /// Returns the path of the state of this user's server.
 fn state_path() -> PathBuf {
     std::env::var_os("FUMEHOOD_STATE").map_or_else(Store::default_path, PathBuf::from)
@@ -360,5 +422,13 @@ mod tests {
 
         assert_eq!(ServerEvent::parse(b":"), None);
         assert_eq!(ServerEvent::parse(b"event: run\ndata: {"), None);
+    }
+
+    #[test]
+    fn names_do_not_leave_their_segment() {
+        for name in ["", ".", "..", "../runs", "a/b", "a?b", "a%2e", "a b"] {
+            assert!(path_segment(name).is_err(), "{name}");
+        }
+        assert!(path_segment("sb_0a").is_ok() && path_segment("ci-1.2").is_ok());
     }
 }

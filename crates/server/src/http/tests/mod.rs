@@ -15,16 +15,23 @@ use crate::owner::Owner;
 use crate::service::{Service, Settings};
 use crate::storage::records;
 
+mod operation;
+
 /// A service on a host without an image: all that needs no VM.
-struct TestServer {
-    service: Service,
-    dir: tempfile::TempDir,
+pub(super) struct TestServer {
+    pub(super) service: Service,
+    pub(super) dir: tempfile::TempDir,
 }
 
-fn test_server() -> TestServer {
+pub(super) fn test_server() -> TestServer {
     let dir = tempfile::tempdir().unwrap();
+    let state = dir.path().join("state.sqlite");
+    test_server_with(dir, state)
+}
+
+fn test_server_with(dir: tempfile::TempDir, state: std::path::PathBuf) -> TestServer {
     let settings = Settings {
-        state: dir.path().join("state.sqlite"),
+        state,
         allowed_hosts: vec!["vm.example".into()],
         requests_per_second: 1000,
         ..Settings::default()
@@ -43,7 +50,7 @@ fn test_server() -> TestServer {
     TestServer { service, dir }
 }
 
-fn request(
+pub(super) fn request(
     method: Method,
     path: &str,
     headers: &[(&str, &str)],
@@ -93,7 +100,7 @@ async fn send_local(
 #[tokio::test]
 async fn valid_keys_are_accepted_and_others_rejected() {
     let TestServer { service, .. } = test_server();
-    let key = api_keys::create(&service.0.store, "ci").unwrap();
+    let key = api_keys::create(&service.0.store, "ci", false).unwrap();
     let with_key = |authorization: &str| {
         request(
             Method::GET,
@@ -316,7 +323,7 @@ async fn a_rate_limited_key_receives_retry_after() {
     };
 
     let service = Service::open_with(move || Engine::start(nowhere.clone()), settings).unwrap();
-    let key = api_keys::create(&service.0.store, "ci").unwrap();
+    let key = api_keys::create(&service.0.store, "ci", false).unwrap();
     let bearer = format!("Bearer {key}");
     let sent = || request(Method::GET, "/v1/runs", &[("authorization", &bearer)], "");
 
@@ -336,7 +343,7 @@ async fn a_rate_limited_key_receives_retry_after() {
     assert!(refused.headers().contains_key("retry-after"));
 }
 
-fn run_record(id: &str) -> RunResponse {
+pub(super) fn run_record(id: &str) -> RunResponse {
     RunResponse {
         id: id.into(),
         sandbox: None,
@@ -444,7 +451,7 @@ async fn runs_of_a_killed_server_are_lost_and_visible_to_their_owner_only() {
     assert_eq!(body["runs"], json!([]));
     let key = format!(
         "Bearer {}",
-        api_keys::create(&service.0.store, "other").unwrap()
+        api_keys::create(&service.0.store, "other", false).unwrap()
     );
 
     for path in [

@@ -1,0 +1,9 @@
+//! The conformance suite against this agent, over TCP on this machine.
+#![allow(
+    clippy::unwrap_used,
+    missing_docs,
+    reason = "a test fails by panicking"
+)]
+
+mod agent;
+mod suite;
