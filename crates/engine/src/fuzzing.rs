@@ -179,7 +179,7 @@ pub fn directory(bytes: &[u8]) {
 fn with_checksums(bytes: &[u8]) -> Vec<u8> {
     const BLOCK: usize = 512;
     let mut stream = bytes.to_vec();
-    let mut start = 0;
+    let mut start = 0_usize;
     while let Some(block) = stream.get_mut(start..start.saturating_add(BLOCK)) {
         let mut header = tar::Header::new_old();
         header.as_mut_bytes().copy_from_slice(block);

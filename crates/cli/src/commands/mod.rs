@@ -5,15 +5,12 @@ pub(crate) mod agent;
 pub(crate) mod conformance;
 pub(crate) mod doctor;
 pub(crate) mod generate;
-pub(crate) mod image;
-pub(crate) mod layer;
 pub(crate) mod policy;
 pub(crate) mod repl;
 pub(crate) mod run;
 pub(crate) mod server;
 pub(crate) mod shell;
-pub(crate) mod template;
+pub(crate) mod store;
 
 mod format;
 mod runtime;
-mod store;

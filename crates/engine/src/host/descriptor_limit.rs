@@ -2,7 +2,7 @@ use rustix::process::{Resource, getrlimit};
 
 use crate::error::{Error, ErrorKind, describe_descriptor_limit};
 
-/// Descriptors that one VM takes from an engine when it starts, with those of the program itself (measured: 28).
+/// Descriptors with which this program can run one VM, restored or booted (tried; with QEMU's share of its limit).
 const MIN_DESCRIPTORS: u64 = 40;
 
 /// Checks that this process may have the descriptors that one VM needs. Without this check, some call in the middle of

@@ -7,9 +7,9 @@ use fumehood_engine::image::{TEMPLATES_BYTES, TemplateSummary, Templates};
 use fumehood_engine::policy::Policy;
 use fumehood_engine::{Config, Engine, Language, Network, TemplateUse};
 
-use super::format::{MIB, format_age, short_hash};
-use super::runtime::start_runtime;
-use super::store::open_store;
+use super::super::format::{MIB, format_age, short_hash};
+use super::super::runtime::start_runtime;
+use super::open_store;
 use crate::args::{HostArgs, PruneArgs, TemplateArgs, TemplateBuildArgs, TemplateCommand};
 use crate::io::print_line;
 

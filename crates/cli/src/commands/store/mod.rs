@@ -1,4 +1,8 @@
-//! The store of the commands that manage it.
+//! The commands that manage the store: `image`, `template` and `layer`.
+
+pub(crate) mod image;
+pub(crate) mod layer;
+pub(crate) mod template;
 
 use fumehood_engine::image::Store;
 

@@ -11,10 +11,10 @@ use fumehood_engine::image::{
 };
 use fumehood_engine::{LAUNCHER_BIN, RunRequest, install_launcher};
 
-use super::format::MIB;
-use super::runtime::start_runtime;
-use super::store::{find_store, open_store};
+use super::super::format::MIB;
+use super::super::runtime::start_runtime;
 use super::template::build_templates;
+use super::{find_store, open_store};
 use crate::args::{
     HostArgs, ImageArgs, ImageBuildArgs, ImageCommand, KernelArg, TemplateBuildArgs,
 };

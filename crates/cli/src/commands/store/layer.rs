@@ -4,8 +4,8 @@ use std::process::ExitCode;
 
 use fumehood_engine::image::{LAYERS_BYTES, LayerSummary, Layers};
 
-use super::format::{MIB, format_age, short_hash};
-use super::store::open_store;
+use super::super::format::{MIB, format_age, short_hash};
+use super::open_store;
 use crate::args::{HostArgs, LayerArgs, LayerCommand, PruneArgs};
 use crate::io::print_line;
 
