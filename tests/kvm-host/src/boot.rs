@@ -2,7 +2,7 @@
 
 use std::ffi::CString;
 use std::fs::{self, File};
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
@@ -135,6 +135,11 @@ fn mount_system() -> anyhow::Result<()> {
     mount_new("tmpfs", &within("dev/shm"), c"mode=1777")?;
     mount_new("tmpfs", &within("tmp"), c"mode=1777")?;
     mount_new("tmpfs", &within("run"), c"mode=755")?;
+
+    // As distributions let users of the machine do. Tests set other modes.
+    let device = within("dev/kvm");
+    let mode = fs::Permissions::from_mode(0o666);
+    fs::set_permissions(&device, mode).context(device)?;
 
     // As the first process of a distribution does.
     let delegation = within("sys/fs/cgroup/cgroup.subtree_control");
