@@ -2,15 +2,13 @@
 
 use std::ffi::CString;
 use std::fs::{self, File};
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
 use rustix::io::Errno;
 use rustix::mount::{MountFlags, mount, mount_bind, mount_move};
 use rustix::process::{chdir, chroot};
-
-use crate::plan::Plan;
 
 /// Where the host's root directory is mounted, read-only, before and after the change of the root.
 pub(crate) const HOST: &str = "/mnt";
@@ -55,11 +53,12 @@ pub(crate) fn mount_host() -> anyhow::Result<()> {
     mount("host", HOST, "9p", MountFlags::RDONLY, options).context("the host's files")
 }
 
-/// Builds the root file system and changes to it.
+/// Builds the root file system, with directories of the host that are read-only and others whose changes stay in memory,
+/// and changes to it.
 ///
 /// It is a file system of its own: the first one of the kernel cannot be left by `pivot_root`, so no program could
 /// change its root in a mount namespace.
-pub(crate) fn enter_root(plan: &Plan) -> anyhow::Result<()> {
+pub(crate) fn enter_root(shared: &[PathBuf], copied: &[PathBuf]) -> anyhow::Result<()> {
     mount_new("tmpfs", ROOT, c"mode=755,size=75%")?;
     for path in SYSTEM.iter().map(Path::new) {
         share(path)?;
@@ -68,10 +67,10 @@ pub(crate) fn enter_root(plan: &Plan) -> anyhow::Result<()> {
         symlink(format!("usr/{name}"), format!("{ROOT}/{name}"))?;
     }
 
-    for path in &plan.shared {
+    for path in shared {
         share(path)?;
     }
-    for (number, path) in plan.copied.iter().enumerate() {
+    for (number, path) in copied.iter().enumerate() {
         copy(path, number)?;
     }
 
@@ -135,6 +134,11 @@ fn mount_system() -> anyhow::Result<()> {
     mount_new("tmpfs", &within("dev/shm"), c"mode=1777")?;
     mount_new("tmpfs", &within("tmp"), c"mode=1777")?;
     mount_new("tmpfs", &within("run"), c"mode=755")?;
+
+    // As distributions let users of the machine do. Tests set other modes.
+    let device = within("dev/kvm");
+    let mode = fs::Permissions::from_mode(0o666);
+    fs::set_permissions(&device, mode).context(device)?;
 
     // As the first process of a distribution does.
     let delegation = within("sys/fs/cgroup/cgroup.subtree_control");

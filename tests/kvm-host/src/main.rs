@@ -4,10 +4,10 @@
 //!
 //! The kernel is a distribution's, with KVM as a module; this program is the only one in its initial file system.
 
-mod check;
-mod boot;
-mod plan;
 mod report;
+mod check;
+mod plan;
+mod boot;
 
 use std::process::ExitCode;
 
@@ -38,7 +38,7 @@ fn run() -> anyhow::Result<()> {
     boot::load_modules()?;
     boot::mount_host()?;
     let plan = Plan::read()?;
-    boot::enter_root(&plan)?;
+    boot::enter_root(&plan.shared, &plan.copied)?;
 
     let mut report = Report::open()?;
     for check in &plan.checks {

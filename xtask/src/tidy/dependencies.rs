@@ -46,6 +46,7 @@ const WORKSPACE: &[(&str, &[&str])] = &[
     ("fumehood-guest-load", &[]),
     ("fumehood-guest-probe", &["fumehood-sys"]),
     ("fumehood-fake-agent", &[]),
+    ("fumehood-kvm-host", &[]),
     (
         "fumehood-performance",
         &["fumehood-engine", "fumehood-qemu", "fumehood-sys"],
