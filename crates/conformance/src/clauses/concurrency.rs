@@ -229,10 +229,8 @@ fn collect_skipping(client: &mut Connection, op_id: i64) -> Check<Outcome> {
     loop {
         let message = client.receive()?;
         has_pong |= message.kind() == "pong";
-        if message.op_id() == Some(op_id) {
-            if outcome.add(message)? {
-                break;
-            }
+        if message.op_id() == Some(op_id) && outcome.add(message)? {
+            break;
         }
         ensure!(
             begun.elapsed() < Duration::from_secs(40),
