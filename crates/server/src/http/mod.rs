@@ -18,8 +18,6 @@ mod sandboxes;
 mod sse;
 mod system;
 #[cfg(test)]
-mod load_tests;
-#[cfg(test)]
 mod tests;
 
 pub use listeners::{ListenError, Listeners, default_socket};

@@ -1,3 +1,5 @@
+mod load;
+
 use axum::body::Body;
 use axum::http::{Method, Request, StatusCode};
 use axum::response::Response;
@@ -16,12 +18,12 @@ use crate::service::{Service, Settings};
 use crate::storage::records;
 
 /// A service on a host without an image: all that needs no VM.
-pub(super) struct TestServer {
-    pub(super) service: Service,
-    pub(super) dir: tempfile::TempDir,
+struct TestServer {
+    service: Service,
+    dir: tempfile::TempDir,
 }
 
-pub(super) fn test_server() -> TestServer {
+fn test_server() -> TestServer {
     let dir = tempfile::tempdir().unwrap();
     let settings = Settings {
         state: dir.path().join("state.sqlite"),
@@ -43,7 +45,7 @@ pub(super) fn test_server() -> TestServer {
     TestServer { service, dir }
 }
 
-pub(super) fn request(
+fn request(
     method: Method,
     path: &str,
     headers: &[(&str, &str)],
@@ -336,7 +338,7 @@ async fn a_rate_limited_key_receives_retry_after() {
     assert!(refused.headers().contains_key("retry-after"));
 }
 
-pub(super) fn run_record(id: &str) -> RunResponse {
+fn run_record(id: &str) -> RunResponse {
     RunResponse {
         id: id.into(),
         sandbox: None,
