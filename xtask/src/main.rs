@@ -3,6 +3,7 @@
 mod bench;
 mod demo;
 mod fuzz;
+mod soak;
 mod test;
 mod tidy;
 mod setup;
@@ -34,6 +35,8 @@ enum Command {
         #[arg(value_parser = clap::value_parser!(u32).range(1..))]
         seconds: Option<u32>,
     },
+    /// Let a server do mixed work for a long time; write what it held into docs/design/reliability.md
+    Soak(soak::Options),
     /// Check the project's own rules: layers, names, licences, duplicate versions
     Tidy,
     /// Probe the walls of guest and host, and write the tables in docs/design/isolation.md
@@ -49,6 +52,7 @@ fn main() -> anyhow::Result<()> {
         Command::Test(options) => test::run(&options),
         Command::Bench(options) => bench::run(&options),
         Command::Fuzz { seconds } => fuzz::run(seconds),
+        Command::Soak(options) => soak::run(&options),
         Command::Tidy => tidy::run(),
         Command::Walls => tidy::write_walls(),
     }
