@@ -3,6 +3,7 @@
 mod bench;
 mod demo;
 mod fuzz;
+mod soak;
 mod test;
 mod chaos;
 mod kvm;
@@ -41,6 +42,8 @@ enum Command {
     },
     /// Inject faults while fumehood works: 2 minutes, or as the options say
     Chaos(chaos::Options),
+    /// Let a server do mixed work for a long time; write what it held into docs/design/reliability.md
+    Soak(soak::Options),
     /// Check the project's own rules: layers, names, licences, duplicate versions
     Tidy,
     /// Probe the walls of guest and host, and write the tables in docs/design/isolation.md
@@ -58,6 +61,7 @@ fn main() -> anyhow::Result<()> {
         Command::Bench(options) => bench::run(&options),
         Command::Fuzz { seconds } => fuzz::run(seconds),
         Command::Chaos(options) => chaos::run(&options),
+        Command::Soak(options) => soak::run(&options),
         Command::Tidy => tidy::run(),
         Command::Walls => tidy::write_walls(),
     }

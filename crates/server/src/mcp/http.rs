@@ -1,7 +1,7 @@
 //! MCP over HTTP: owners, limits and lost clients, around the service of the MCP library.
 
 use std::pin::Pin;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -17,12 +17,12 @@ use rmcp::transport::common::http_header::{HEADER_LAST_EVENT_ID, HEADER_SESSION_
 use rmcp::transport::streamable_http_server::session::local::LocalSessionManager;
 use rmcp::transport::{StreamableHttpServerConfig, StreamableHttpService};
 
-use super::sessions::{ResponseGuard, SessionRegistry};
+use super::sessions::{ResponseGuard, ResultCharge, SessionRegistry};
 use super::tools::Tools;
 use crate::error::{ApiError, ApiErrorKind};
 use crate::owner::Owner;
 use crate::service::Service;
-use crate::state::memory_budget::{Charge, Quota, attach};
+use crate::state::memory_budget::Quota;
 
 /// The largest call, in bytes, which bounds a file that a call writes as base64.
 pub(super) const MAX_CALL_BYTES: usize = 8 * 1024 * 1024;
@@ -102,8 +102,8 @@ impl Mcp {
             parts.method == Method::GET && last_event.is_some_and(|last| last.contains('/'));
         let (guard, client_gone) = ResponseGuard::new(session, is_resumed);
         parts.extensions.insert(client_gone);
-        let charges = ResultCharges::default();
-        parts.extensions.insert(charges.clone());
+        let charge = ResultCharge::default();
+        parts.extensions.insert(charge.clone());
 
         let ended = id.clone().filter(|_| parts.method == Method::DELETE);
         let request = Request::from_parts(parts, Body::from(body));
@@ -126,7 +126,7 @@ impl Mcp {
             Body::new(GuardedBody {
                 body,
                 guard,
-                charges,
+                charge,
             })
         }))
     }
@@ -152,23 +152,12 @@ fn header_text(headers: &HeaderMap, name: &str) -> Option<String> {
     Some(value.to_owned())
 }
 
-/// What the results in a response take of their owner's quota. Shared by a call and the body of its response.
-#[derive(Debug, Clone, Default)]
-pub(super) struct ResultCharges(Arc<OnceLock<Arc<Charge>>>);
-
-impl ResultCharges {
-    /// Keeps the charge until the response was sent. A response has one result.
-    pub(super) fn set(&self, charge: Charge) {
-        let _ = self.0.set(Arc::new(charge));
-    }
-}
-
 /// A response body with its guard. Both are dropped when the response is complete or the client disconnects.
 struct GuardedBody {
     body: Body,
     #[expect(dead_code, reason = "its drop has the effect")]
     guard: ResponseGuard,
-    charges: ResultCharges,
+    charge: ResultCharge,
 }
 
 impl hyper::body::Body for GuardedBody {
@@ -179,13 +168,9 @@ impl hyper::body::Body for GuardedBody {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
-        let frame = Pin::new(&mut self.body).poll_frame(context);
-        let Some(charge) = self.charges.0.get() else {
-            return frame;
-        };
-
         // The connection may hold the bytes for longer than this body exists.
-        frame.map_ok(|frame| frame.map_data(|bytes| attach(bytes, charge)))
+        let frame = Pin::new(&mut self.body).poll_frame(context);
+        frame.map_ok(|frame| frame.map_data(|bytes| self.charge.attach(bytes)))
     }
 
     fn is_end_stream(&self) -> bool {

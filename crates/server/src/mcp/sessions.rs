@@ -1,9 +1,10 @@
 //! The MCP sessions over HTTP: who owns each, and which calls have lost their clients.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, Weak};
+use std::sync::{Arc, Mutex, OnceLock, Weak};
 use std::time::Duration;
 
+use bytes::Bytes;
 use rmcp::transport::common::server_side_http::SessionId;
 use rmcp::transport::streamable_http_server::session::SessionManager;
 use rmcp::transport::streamable_http_server::session::local::LocalSessionManager;
@@ -12,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::error::{ApiError, ApiErrorKind};
 use crate::owner::Owner;
+use crate::state::memory_budget::{Charge, attach};
 use crate::sync::lock;
 
 /// Concurrent sessions of one owner. Each costs a task and some hundred KiB of events that a client may request again.
@@ -211,6 +213,25 @@ impl ClientGone {
     /// Waits until the client has disconnected.
     pub(super) async fn wait(&self) {
         self.0.cancelled().await;
+    }
+}
+
+/// What the result of a call takes of its owner's quota. Shared by the call and the body of its response.
+#[derive(Debug, Clone, Default)]
+pub(super) struct ResultCharge(Arc<OnceLock<Arc<Charge>>>);
+
+impl ResultCharge {
+    /// Keeps the charge until the response was sent. A response has one result.
+    pub(super) fn set(&self, charge: Charge) {
+        let _ = self.0.set(Arc::new(charge));
+    }
+
+    /// Returns these bytes of the response, which keep the charge.
+    pub(super) fn attach(&self, bytes: Bytes) -> Bytes {
+        match self.0.get() {
+            Some(charge) => attach(bytes, charge),
+            None => bytes,
+        }
     }
 }
 

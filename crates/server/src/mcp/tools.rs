@@ -10,11 +10,10 @@ use rmcp::service::RequestContext;
 use rmcp::{RoleServer, ServerHandler, tool, tool_handler, tool_router};
 use serde_json::{Value, json};
 
-use super::http::ResultCharges;
 use super::params;
 use super::progress::Progress;
 use super::results::{failed, run_result, succeeded};
-use super::sessions::ClientGone;
+use super::sessions::{ClientGone, ResultCharge};
 use crate::api::requests::{
     NetworkRequest, OneShotRunRequest, SandboxRequest, SandboxRunRequest, Stdin,
 };
@@ -422,8 +421,8 @@ async fn result_of(
     };
 
     let parts = context.extensions.get::<axum::http::request::Parts>();
-    if let Some(charges) = parts.and_then(|parts| parts.extensions.get::<ResultCharges>()) {
-        charges.set(charge);
+    if let Some(result) = parts.and_then(|parts| parts.extensions.get::<ResultCharge>()) {
+        result.set(charge);
     }
 
     let result = move || run_result(&run.response(true), session.as_deref());

@@ -1,3 +1,5 @@
+mod load;
+
 use axum::body::Body;
 use axum::http::{Method, Request, StatusCode};
 use axum::response::Response;
@@ -19,12 +21,12 @@ mod load;
 mod operation;
 
 /// A service on a host without an image: all that needs no VM.
-pub(super) struct TestServer {
-    pub(super) service: Service,
-    pub(super) dir: tempfile::TempDir,
+struct TestServer {
+    service: Service,
+    dir: tempfile::TempDir,
 }
 
-pub(super) fn test_server() -> TestServer {
+fn test_server() -> TestServer {
     let dir = tempfile::tempdir().unwrap();
     let state = dir.path().join("state.sqlite");
     test_server_with(dir, state)
@@ -51,7 +53,7 @@ fn test_server_with(dir: tempfile::TempDir, state: std::path::PathBuf) -> TestSe
     TestServer { service, dir }
 }
 
-pub(super) fn request(
+fn request(
     method: Method,
     path: &str,
     headers: &[(&str, &str)],
@@ -344,7 +346,7 @@ async fn a_rate_limited_key_receives_retry_after() {
     assert!(refused.headers().contains_key("retry-after"));
 }
 
-pub(super) fn run_record(id: &str) -> RunResponse {
+fn run_record(id: &str) -> RunResponse {
     RunResponse {
         id: id.into(),
         sandbox: None,
