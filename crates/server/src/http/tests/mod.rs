@@ -1,5 +1,3 @@
-mod load;
-
 use axum::body::Body;
 use axum::http::{Method, Request, StatusCode};
 use axum::response::Response;
