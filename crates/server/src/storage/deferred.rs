@@ -5,7 +5,7 @@ use std::sync::Mutex;
 
 use rusqlite::{Connection, params};
 
-use super::records::Table;
+use super::table::Table;
 use crate::sync::lock;
 
 /// A change of the record of a run or a sandbox.

@@ -74,10 +74,10 @@ fn keys_are_revoked_on_a_full_disk_beside_a_server_and_without_one() {
     assert!(is_full(&server.write(|c| c.execute(insert, []))));
 
     // As `fumehood keys revoke` does it. What was released serves later revocations, and no other writes.
-    for number in 0..2 {
+    for (number, token) in tokens.iter().enumerate().take(2) {
         let operator = Store::open(&disk.state()).unwrap();
         api_keys::revoke(&operator, &format!("key-{number}")).unwrap();
-        assert!(!is_valid(&server, &tokens[number]));
+        assert!(!is_valid(&server, token));
         let written = server.write(|c| c.execute(insert, []));
         assert!(is_full(&written), "{written:?}");
         let error = written.unwrap_err().to_string();

@@ -9,6 +9,7 @@ mod quota;
 pub(crate) mod records;
 mod reserve;
 mod schema;
+mod table;
 
 #[cfg(test)]
 pub(crate) mod full_disk_tests;

@@ -8,26 +8,11 @@ use serde::{Deserialize, Serialize};
 use super::database::{Store, StoreError};
 use super::deferred::Change;
 use super::quota::{Kind, trim};
+pub(crate) use super::table::Table;
 use crate::api::responses::{RunOutcome, RunResponse, RunState, SandboxResponse, SandboxState};
 use crate::api::timestamp::format_timestamp;
 use crate::error::ApiError;
 use crate::owner::Owner;
-
-/// A table of objects that have an owner and a state.
-#[derive(Debug, Clone, Copy)]
-pub(crate) enum Table {
-    Runs,
-    Sandboxes,
-}
-
-impl Table {
-    pub(super) const fn name(self) -> &'static str {
-        match self {
-            Self::Runs => "runs",
-            Self::Sandboxes => "sandboxes",
-        }
-    }
-}
 
 impl From<StoreError> for ApiError {
     fn from(error: StoreError) -> Self {

@@ -505,14 +505,8 @@ fn nothing_but_tcp_is_ever_allowed() {
     let address = ip(WEB);
     let udp = decide(&policy, &PolicyQuery::Datagram { address, port: 443 });
     assert_eq!((udp.reason, udp.verdict), (Reason::Datagram, Verdict::Deny));
-    let ping = decide(
-        &policy,
-        &PolicyQuery::OtherProtocol {
-            protocol: 1,
-            address,
-        },
-    );
-
+    let protocol = 1;
+    let ping = decide(&policy, &PolicyQuery::OtherProtocol { protocol, address });
     assert_eq!(ping.reason, Reason::Protocol { protocol: 1 });
 }
 
