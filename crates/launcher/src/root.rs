@@ -278,29 +278,56 @@ impl NewRoot {
 
 #[cfg(test)]
 mod tests {
+    use std::fs::Permissions;
+    use std::os::unix::fs::PermissionsExt;
+
     use super::*;
+
+    /// A file of this user with this mode, which stands for a device. The caller removes it.
+    fn file(mode: u32) -> (PathBuf, Metadata) {
+        let name = format!("fumehood-launcher-{}-{mode:o}", std::process::id());
+        let path = std::env::temp_dir().join(name);
+        std::fs::write(&path, "").unwrap();
+        std::fs::set_permissions(&path, Permissions::from_mode(mode)).unwrap();
+        let metadata = path.metadata().unwrap();
+        (path, metadata)
+    }
 
     #[test]
     fn only_the_bits_of_the_most_specific_class_count() {
-        let null = Path::new("/dev/null").metadata().unwrap();
-        assert!(may_use((1, 1), &null) && may_use((0, 0), &null));
-
-        // It belongs to root, which its user bits allow everything; here root is an ordinary user.
-        let memory = Path::new("/dev/kmsg").metadata().unwrap();
-        assert_eq!((memory.uid(), memory.mode() & 0o022), (0, 0));
-        assert!(may_use((0, 1), &memory));
-        assert!(!may_use((1, 0), &memory) && !may_use((1, 1), &memory));
+        let cases = [
+            (0o600, [true, false, false]),
+            (0o660, [true, true, false]),
+            (0o606, [true, false, true]),
+            (0o066, [false, true, true]),
+            (0o444, [false, false, false]),
+        ];
+        for (mode, expected) in cases {
+            let (path, metadata) = file(mode);
+            std::fs::remove_file(path).unwrap();
+            let (uid, gid) = (metadata.uid(), metadata.gid());
+            let users = [(uid, gid + 1), (uid + 1, gid), (uid + 1, gid + 1)];
+            assert_eq!(
+                users.map(|ids| may_use(ids, &metadata)),
+                expected,
+                "{mode:o}"
+            );
+        }
     }
 
     #[test]
     fn devices_that_the_user_may_not_use_are_created() {
-        let devices = ["/dev/null", "/dev/kmsg"].map(PathBuf::from);
-        let (own, shared) = split_devices(&devices, Some((1, 2))).unwrap();
-        let own: Vec<_> = own.iter().map(|own| (own.path, own.ids)).collect();
-        assert_eq!(own, [(&devices[1], (1, 2))]);
-        assert_eq!(shared, [&devices[0]]);
+        let (private, metadata) = file(0o640);
+        let ids = (metadata.uid() + 1, metadata.gid());
+        let devices = [PathBuf::from("/dev/null"), private];
 
-        let (own, shared) = split_devices(&devices, None).unwrap();
-        assert!(own.is_empty() && shared.len() == 2);
+        let split = split_devices(&devices, Some(ids)).unwrap();
+        let all_shared = split_devices(&devices, None).unwrap();
+        std::fs::remove_file(&devices[1]).unwrap();
+
+        let own: Vec<_> = split.0.iter().map(|own| (own.path, own.ids)).collect();
+        assert_eq!(own, [(&devices[1], ids)]);
+        assert_eq!(split.1, [&devices[0]]);
+        assert!(all_shared.0.is_empty() && all_shared.1.len() == 2);
     }
 }
