@@ -65,7 +65,7 @@ pub use fumehood_gateway::{
 pub use fumehood_image as image;
 pub use fumehood_protocol::{
     ChangeKind, EndedBy, Evidence, FileInfo, FileKind, Language, Limits, ProcessInfo, ProcessKind,
-    SignalName, StreamSummary,
+    RunningProgram, SignalName, StreamSummary,
 };
 pub use fumehood_sys::host::{bound_heap, raise_descriptor_limit, trim_heap};
 pub use host::{
@@ -82,6 +82,7 @@ pub use run::{
 };
 pub use sandbox::{Checkpoint, Context, FileReader, Files, Sandbox, Watcher, WriteOptions};
 pub use sandbox_builder::SandboxBuilder;
+pub use snapshot::RunningPrograms;
 #[cfg(feature = "testing")]
 pub use vm::Layer;
 pub use vm::{LAUNCHER_BIN, SandboxEnd, install_launcher};

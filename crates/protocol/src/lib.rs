@@ -34,8 +34,8 @@ pub use message::{
     FileInfo, FileKind, Hello, HelloReply, InputCredit, InputData, InstallPackages, ListFiles,
     ListProcesses, MakeDir, MoveFile, Output, Ping, Pong, ProcessInfo, ProcessKind, Processes,
     PtySize, Queued, Quiesce, Quiesced, ReadFile, Refresh, Refreshed, RejectedRequest, RemoveFile,
-    Request, Resize, Response, SendSignal, Spawn, Started, Stat, Stdin, Stream, StreamSummary,
-    Transferred, User, Watch, Watching, WriteFile, too_large,
+    Request, Resize, Response, RunningProgram, SendSignal, Spawn, Started, Stat, Stdin, Stream,
+    StreamSummary, Transferred, User, Watch, Watching, WriteFile, too_large,
 };
 pub use value::{
     BLOCKED_NAMES, BLOCKED_PREFIXES, Chunk, ContextName, EnvVars, GuestPath, IdempotencyKey,

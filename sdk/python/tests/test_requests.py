@@ -15,6 +15,7 @@ import pytest
 
 import fumehood
 from fumehood import AsyncClient, AsyncSandbox, Client, Sandbox, StartedEvent, StderrEvent, StdoutEvent
+from fumehood._models import Checkpoint, RunningProgram, SandboxInfo, dataclass_from
 from conftest import wait_until
 from mock import ENDED, RUN, Server, refusal, sse, stream
 
@@ -314,6 +315,14 @@ def test_all_handles_of_a_sandbox_agree_on_its_main_context() -> None:
         sandbox = Sandbox.get("sb_1", language=default, client=Client("http://x", transport=server.transport))
         sandbox.run("1", language=language)
         assert (server.body(1)["language"], server.body(1)["context"]) == (sent, context)
+
+
+def test_programs_that_were_left_running_are_parsed() -> None:
+    data = {"id": "x", "running_programs": [{"pid": 7, "name": "nginx"}], "running_program_count": 40}
+    checkpoint = dataclass_from(Checkpoint, data)
+    assert checkpoint.running_programs == [RunningProgram(7, "nginx")]
+    assert checkpoint.running_program_count == 40
+    assert dataclass_from(SandboxInfo, {"id": "x"}).inherited_programs == []
 
 
 def test_a_sandbox_from_a_checkpoint_has_its_language() -> None:

@@ -146,13 +146,15 @@ def test_a_program_without_a_client_is_ended(sandbox: Sandbox) -> None:
 
 
 def test_forks_are_independent(sandbox: Sandbox) -> None:
-    sandbox.run("shared = [1]")
+    sandbox.run("shared = [1]; import subprocess; left = subprocess.Popen(['sleep', '100'])")
     first, second = sandbox.fork(2)
     with first, second:
+        assert "sleep" in [program.name for program in first.info().inherited_programs]
         first.run("shared.append(2)")
         assert (first.run("shared").text, second.run("shared").text) == ("[1, 2]", "[1]")
         assert sandbox.run("shared").text == "[1]"
         assert len({sandbox.id, first.id, second.id}) == 3
+    sandbox.run("left.kill(); left.wait()")
 
 
 def test_checkpoints_are_restored(sandbox: Sandbox, client: Client) -> None:

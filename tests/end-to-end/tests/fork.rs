@@ -335,6 +335,15 @@ async fn copies_share_no_random_value() {
     copies.push(engine.open(&checkpoint).await.unwrap());
     copies.push(parent);
 
+    // What the agent cannot reseed is listed; the contexts, which it can, are not.
+    let left = checkpoint.running_programs();
+    let mut names: Vec<_> = left.listed.iter().map(|p| p.name.as_str()).collect();
+    names.sort_unstable();
+    assert_eq!((names, left.count), (vec!["bun", "python3"], 2));
+    for copy in &copies[..4] {
+        assert_eq!(copy.inherited_programs(), Some(left));
+    }
+
     let mut drawn: HashMap<(String, String), usize> = HashMap::new();
     let mut shared = Vec::new();
     for (n, copy) in copies.iter().enumerate() {

@@ -188,6 +188,7 @@ const SHAPES: &[Shape] = &[
     Shape {
         kind: "quiesced",
         clause: "RESP-16",
+        optional: &[("programs", List), ("program_count", Count)],
         ..BARE
     },
     Shape {

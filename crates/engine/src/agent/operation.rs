@@ -109,7 +109,7 @@ impl Operation {
                 | OperationEvent::Refused(_)
                 | OperationEvent::Detached
                 | OperationEvent::Answer(_)
-                | OperationEvent::Quiesced
+                | OperationEvent::Quiesced(_)
                 | OperationEvent::Refreshed
                 | OperationEvent::Pong
         );

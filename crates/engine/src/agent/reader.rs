@@ -154,7 +154,9 @@ impl Reader {
                 self.last(complete.op_id, OperationEvent::Complete(complete))
             }
             Response::Error(refusal) => self.last(refusal.op_id, OperationEvent::Refused(refusal)),
-            Response::Quiesced(quiesced) => self.last(quiesced.op_id, OperationEvent::Quiesced),
+            Response::Quiesced(quiesced) => {
+                self.last(quiesced.op_id, OperationEvent::Quiesced(quiesced))
+            }
             Response::Refreshed(refreshed) => self.last(refreshed.op_id, OperationEvent::Refreshed),
             Response::Pong(pong) => self.last(pong.op_id, OperationEvent::Pong),
             Response::Detached(detached) => self.last(detached.op_id, OperationEvent::Detached),

@@ -3,7 +3,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
-use fumehood_protocol::{Attached, Complete, ErrorMessage, OpId, Response, Stream};
+use fumehood_protocol::{Attached, Complete, ErrorMessage, OpId, Quiesced, Response, Stream};
 use tokio::sync::{Semaphore, mpsc, watch};
 
 /// Maximum length of a line from an agent, in bytes: a 64 KiB chunk with every byte escaped to six, and the rest of
@@ -49,7 +49,7 @@ pub(crate) enum OperationEvent {
     Detached,
     /// The answer, or its last part.
     Answer(Response),
-    Quiesced,
+    Quiesced(Quiesced),
     Refreshed,
     Pong,
 }

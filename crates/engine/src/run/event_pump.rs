@@ -173,7 +173,7 @@ impl<'a> EventPump<'a> {
                 OperationEvent::Detached => return Ok(OperationEnd::Detached),
                 OperationEvent::Item(..)
                 | OperationEvent::Answer(_)
-                | OperationEvent::Quiesced
+                | OperationEvent::Quiesced(_)
                 | OperationEvent::Refreshed
                 | OperationEvent::Pong => return Err(self.unexpected()),
             };

@@ -35,7 +35,7 @@ impl Sandbox {
         let reservation = reserved.await?;
 
         let _saving = inner.saving.lock().await;
-        quiesce(&inner.channel).await?;
+        let programs = quiesce(&inner.channel).await?;
         // A client may connect or disconnect at any time: connections that were open before or after the VM was stopped count.
         let before = self.active_network().map(ActiveNetwork::save);
         let snapshot = {
@@ -49,7 +49,7 @@ impl Sandbox {
         // This sandbox keeps its identity; those that start from its state get others.
         refresh(&inner.channel, self.same_identity()?).await?;
 
-        Ok(Checkpoint::new(snapshot?, network, reservation))
+        Ok(Checkpoint::new(snapshot?, network, programs, reservation))
     }
 
     /// Returns a refresh that keeps the identity of the guest.
@@ -88,7 +88,10 @@ impl Sandbox {
         );
 
         let acquired = restored.await?.map(Channel::new);
-        Self::new(provisioner, acquired, checkpoint.network(), timeouts)
+        let sandbox = Self::new(provisioner, acquired, checkpoint.network(), timeouts)?;
+        sandbox.record_inherited_programs(checkpoint.running_programs().clone());
+
+        Ok(sandbox)
     }
 
     /// Starts `count` sandboxes from the state of this one, as [`checkpoint`](Self::checkpoint) saves it. They share

@@ -20,7 +20,7 @@ use crate::run::{
     ExpectedStart, OutcomeBuilder, Run, RunDriver, RunEnd, RunRequest, SpawnRequest, VmOrigin,
     VmOwner, rejection, window,
 };
-use crate::snapshot::Snapshot;
+use crate::snapshot::{RunningPrograms, Snapshot};
 use crate::vm::{ActivityGuard, Machine, SandboxEnd, SandboxLifetime};
 
 /// A running microVM in which several programs can run. Cheap to clone; dropping the last clone ends the VM and all
@@ -58,6 +58,7 @@ pub(crate) struct Inner {
     pub(crate) machine: Machine,
     uplink: Option<Uplink>,
     packages: OnceLock<Vec<InstalledPackage>>,
+    inherited_programs: OnceLock<RunningPrograms>,
     pub(crate) provisioner: Arc<Provisioner>,
     /// Locked from a quiesce to its refresh: of two at once, one would thaw the guest that the other saves.
     pub(crate) saving: tokio::sync::Mutex<()>,
@@ -115,6 +116,7 @@ impl Sandbox {
             machine: acquired.machine,
             uplink,
             packages: OnceLock::new(),
+            inherited_programs: OnceLock::new(),
             provisioner,
             saving: tokio::sync::Mutex::default(),
         })))
@@ -142,6 +144,18 @@ impl Sandbox {
     /// Records the packages of the builder, once.
     pub(crate) fn record_packages(&self, packages: Vec<InstalledPackage>) {
         let _ = self.0.packages.set(packages);
+    }
+
+    /// Returns the programs that ran in the saved state from which the sandbox was started, and so continue in it and in
+    /// its siblings. `None` if it was started neither from a checkpoint nor by a fork.
+    #[must_use]
+    pub fn inherited_programs(&self) -> Option<&RunningPrograms> {
+        self.0.inherited_programs.get()
+    }
+
+    /// Records the programs of the saved state, once.
+    pub(crate) fn record_inherited_programs(&self, programs: RunningPrograms) {
+        let _ = self.0.inherited_programs.set(programs);
     }
 
     /// Returns the isolation layers around the VM.

@@ -3,12 +3,14 @@
 //! Which request gets which template is decided in `provision`.
 
 mod restore;
+mod running_programs;
 mod state;
 mod template;
 mod template_spec;
 mod warmup;
 
 pub(crate) use restore::StandbyProcess;
+pub use running_programs::RunningPrograms;
 pub(crate) use state::Snapshot;
 pub(crate) use template::{BuildResult, Templates};
 pub(crate) use template_spec::TemplateSpec;

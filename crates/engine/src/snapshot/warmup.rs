@@ -4,6 +4,7 @@ use fumehood_protocol::{
     ActionTag, Complete, EnvVars, Exec, Language, Quiesce, Refresh, Request, Stream,
 };
 
+use super::running_programs::RunningPrograms;
 use super::template_spec::TemplateSpec;
 use crate::agent::{Channel, ChannelError, OperationEvent};
 use crate::error::{Error, ErrorKind};
@@ -116,11 +117,12 @@ async fn prepare(
     }
 }
 
-/// Prepares the guest for its state to be saved: no process of the user runs until a refresh.
+/// Prepares the guest for its state to be saved: no process of the user runs until a refresh. Returns the programs that
+/// continue in each copy.
 ///
 /// # Errors
 /// Returns [`ErrorKind::InUse`] while programs run in it, and [`ErrorKind::Lost`].
-pub(crate) async fn quiesce(channel: &Channel) -> Result<(), Error> {
+pub(crate) async fn quiesce(channel: &Channel) -> Result<RunningPrograms, Error> {
     let request = |op_id| {
         Request::Quiesce(Quiesce {
             action: ActionTag,
@@ -134,7 +136,7 @@ pub(crate) async fn quiesce(channel: &Channel) -> Result<(), Error> {
     };
 
     match channel.ask(request, QUIESCE_TIMEOUT).await {
-        Ok(OperationEvent::Quiesced) => Ok(()),
+        Ok(OperationEvent::Quiesced(quiesced)) => Ok(quiesced.into()),
         Ok(OperationEvent::Refused(refusal)) => {
             let message = format!("cannot save the sandbox's state now: {}", refusal.message);
             Err(Error::new(ErrorKind::InUse, message))

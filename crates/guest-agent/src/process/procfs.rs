@@ -44,6 +44,13 @@ pub(crate) fn command_line(pid: i32) -> String {
     shown.map(|c| if c == '\0' { ' ' } else { c }).collect()
 }
 
+/// Returns the name of a process, as it has set it; `None` if it is gone.
+pub(crate) fn name(pid: i32) -> Option<Vec<u8>> {
+    let mut name = fs::read(format!("/proc/{pid}/comm")).ok()?;
+    name.pop_if(|last| *last == b'\n');
+    Some(name)
+}
+
 /// Returns the milliseconds since a process was started, to the kernel's resolution of 10 ms; 0 if it is gone.
 pub(crate) fn age_ms(pid: i32) -> u64 {
     const TICKS: f64 = 100.0;

@@ -2,7 +2,8 @@ use std::io;
 use std::time::{Duration, Instant};
 
 use fumehood_protocol::{
-    ErrorType, ProcessKind, Quiesce, Quiesced, Refresh, Refreshed, Response, WireError,
+    ErrorType, ProcessKind, Quiesce, Quiesced, Refresh, Refreshed, Response, RunningProgram,
+    WireError,
 };
 use fumehood_sys::guest::reap;
 
@@ -10,7 +11,7 @@ use super::client::Client;
 use crate::agent::Agent;
 use crate::identity::Identity;
 use crate::operation::Operation;
-use crate::process::{Cgroup, ForkMarks};
+use crate::process::{Cgroup, ForkMarks, procfs};
 use crate::settings::set_limit_value;
 use crate::transport::Connection;
 
@@ -71,9 +72,12 @@ pub(super) fn quiesce(
     let identity = require_identity(agent)?;
     identity.fork_marks = marks;
     identity.awaits_refresh = true;
-    let op_id = request.op_id;
+    let quiesced = Quiesced {
+        op_id: request.op_id,
+        ..list_programs(agent)
+    };
     let outbox = &mut client.connection.outbox;
-    outbox.answer(&Response::Quiesced(Quiesced { op_id }));
+    outbox.answer(&Response::Quiesced(quiesced));
 
     Ok(())
 }
@@ -149,6 +153,27 @@ fn find_fork_marks(agent: &mut Agent) -> io::Result<Vec<ForkMarks>> {
     Ok(found)
 }
 
+/// Lists the programs whose random generators the agent cannot reseed: everything of the user that continues after a
+/// refresh, except its interpreters, which are reseeded.
+fn list_programs(agent: &mut Agent) -> Quiesced {
+    let interpreters: Vec<i32> = agent.pool.idle().map(|i| i.process.pid()).collect();
+    let processes: Vec<i32> = user_cgroups(agent).flat_map(Cgroup::processes).collect();
+    describe_programs(&processes, &interpreters)
+}
+
+fn describe_programs(processes: &[i32], interpreters: &[i32]) -> Quiesced {
+    let programs = processes.iter().filter(|pid| !interpreters.contains(pid));
+    let described = programs
+        .clone()
+        .filter_map(|pid| Some(RunningProgram::new(*pid, &procfs::name(*pid)?)));
+
+    Quiesced {
+        op_id: None,
+        programs: described.take(RunningProgram::MAX_LISTED).collect(),
+        program_count: programs.count() as u64,
+    }
+}
+
 fn thaw(agent: &mut Agent) {
     for cgroup in user_cgroups(agent) {
         // Best effort: there is nothing else to try.
@@ -213,4 +238,29 @@ pub(super) fn refresh(
     connection.outbox.answer(&Response::Refreshed(refreshed));
 
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::Command;
+
+    use super::*;
+
+    #[test]
+    fn programs_are_listed_and_interpreters_are_not() {
+        let mut sleep = Command::new("sleep").arg("60").spawn().unwrap();
+        let program = i32::try_from(sleep.id()).unwrap();
+        let interpreter = i32::try_from(std::process::id()).unwrap();
+
+        let listed = describe_programs(&[interpreter, program], &[interpreter]);
+        let none = describe_programs(&[interpreter], &[interpreter]);
+        let many = describe_programs(&[program; 33], &[interpreter]);
+        sleep.kill().unwrap();
+        sleep.wait().unwrap();
+
+        assert_eq!(listed.programs, [RunningProgram::new(program, b"sleep")]);
+        assert_eq!(listed.program_count, 1);
+        assert_eq!((none.programs.len(), none.program_count), (0, 0));
+        assert_eq!((many.programs.len(), many.program_count), (32, 33));
+    }
 }

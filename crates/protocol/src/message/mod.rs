@@ -32,7 +32,7 @@ pub use hello::{Hello, HelloReply, Ping, Pong};
 pub use install_packages::InstallPackages;
 pub use output::{Data, Output, Stream};
 pub use process_list::{ListProcesses, ProcessInfo, ProcessKind, Processes};
-pub use refresh::{Quiesce, Quiesced, Refresh, Refreshed};
+pub use refresh::{Quiesce, Quiesced, Refresh, Refreshed, RunningProgram};
 pub use request::{ACTIONS, RejectedRequest, Request};
 pub use response::Response;
 pub use spawn::{PtySize, Spawn, Started, User};

@@ -73,7 +73,48 @@ impl fmt::Debug for Refresh {
 
 response! {
     /// The answer to `quiesce`: the state can be saved now.
-    Quiesced {}
+    Quiesced {
+        /// The user's programs that were frozen and continue in each copy, without the agent's interpreters: at most 32.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        programs: Vec<RunningProgram>,
+        /// How many there are, with those that `programs` leaves out.
+        #[serde(default, skip_serializing_if = "is_zero")]
+        program_count: u64,
+    }
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
+fn is_zero(count: &u64) -> bool {
+    *count == 0
+}
+
+/// A program that runs while the state of a guest is saved.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct RunningProgram {
+    /// The process id in the guest.
+    pub pid: i32,
+    /// The name, as the process has set it: at most 15 printable ASCII characters.
+    pub name: String,
+}
+
+impl RunningProgram {
+    /// The programs that `quiesced` lists, at most.
+    pub const MAX_LISTED: usize = 32;
+    /// The longest name in Linux (`TASK_COMM_LEN` without its NUL), in bytes.
+    const MAX_NAME_BYTES: usize = 15;
+
+    /// Describes a program. Its name is truncated, and `?` replaces what is not printable ASCII.
+    #[must_use]
+    pub fn new(pid: i32, name: &[u8]) -> Self {
+        let shown = |byte: &u8| match byte {
+            b' '..=b'~' => char::from(*byte),
+            _ => '?',
+        };
+        let name = name.iter().take(Self::MAX_NAME_BYTES).map(shown).collect();
+
+        Self { pid, name }
+    }
 }
 
 response! {
@@ -290,6 +331,21 @@ mod tests {
             let error = invalid.check().unwrap_err();
             assert!(error.message.contains(field), "{field}: {error}");
         }
+    }
+
+    #[test]
+    fn names_of_programs_are_short_and_printable() {
+        let name = |bytes: &[u8]| RunningProgram::new(7, bytes).name;
+        assert_eq!(name(b"node (main)"), "node (main)");
+        assert_eq!(name(b"a\x1b[2J\n\xff"), "a?[2J??");
+        assert_eq!(name(b"0123456789abcdef"), "0123456789abcde");
+    }
+
+    #[test]
+    fn the_answer_of_an_older_agent_lists_no_programs() {
+        let older: Quiesced = serde_json::from_str(r#"{"op_id":1}"#).unwrap();
+        assert_eq!((older.programs.len(), older.program_count), (0, 0));
+        assert_eq!(serde_json::to_string(&older).unwrap(), r#"{"op_id":1}"#);
     }
 
     #[test]

@@ -10,6 +10,7 @@ use serde::{Deserialize, Deserializer, Serialize, de};
 use serde_json::{Map, Value, json};
 use utoipa::ToSchema;
 
+use super::program::ProgramResponse;
 use crate::error::{ApiError, ApiErrorKind};
 
 /// The state of a run.
@@ -359,6 +360,13 @@ pub struct SandboxResponse {
     /// The packages that the request for the sandbox named, with their resolved versions.
     #[serde(default)]
     pub packages: Vec<InstalledPackage>,
+    /// In a sandbox that was started by a fork or from a checkpoint: the programs that were running in its origin and
+    /// continue in each copy, at most 32. The copies may draw the same random numbers unless they ask the kernel.
+    #[serde(default)]
+    pub inherited_programs: Vec<ProgramResponse>,
+    /// The number of all these programs.
+    #[serde(default)]
+    pub inherited_program_count: u64,
 }
 
 /// A list of sandboxes, the newest first.
@@ -400,6 +408,11 @@ pub struct CheckpointResponse {
     pub bytes: u64,
     /// When the state was saved.
     pub created_at: String,
+    /// The programs that were running and continue in each copy, at most 32. The copies may draw the same random
+    /// numbers unless they ask the kernel.
+    pub running_programs: Vec<ProgramResponse>,
+    /// The number of all these programs.
+    pub running_program_count: u64,
 }
 
 /// A list of checkpoints, the newest first.

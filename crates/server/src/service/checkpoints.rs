@@ -6,6 +6,7 @@ use fumehood_engine::Retry;
 use jiff::Timestamp;
 
 use super::service::Service;
+use crate::api::program::ProgramResponse;
 use crate::api::responses::CheckpointResponse;
 use crate::api::timestamp::format_timestamp;
 use crate::error::{ApiError, ApiErrorKind};
@@ -41,12 +42,16 @@ impl Service {
 
             let checkpoints = &service.0.checkpoints;
             checkpoints.check_capacity(&owner)?;
+            let (running_programs, running_program_count) =
+                ProgramResponse::list(checkpoint.running_programs());
             let response = CheckpointResponse {
                 id: new_id("cp").map_err(|e| ApiError::internal(&e))?,
                 sandbox: sandbox.id().to_owned(),
                 language: sandbox.language(),
                 bytes: checkpoint.bytes(),
                 created_at: format_timestamp(Timestamp::now()),
+                running_programs,
+                running_program_count,
             };
             checkpoints.insert(owner, response.clone(), checkpoint);
 

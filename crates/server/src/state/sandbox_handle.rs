@@ -8,6 +8,7 @@ use jiff::Timestamp;
 use serde::Serialize;
 
 use super::event_log::{EventLog, EventSubscriber};
+use crate::api::program::ProgramResponse;
 use crate::api::responses::{SandboxResponse, SandboxState};
 use crate::api::timestamp::format_timestamp;
 use crate::error::ApiError;
@@ -212,6 +213,10 @@ impl SandboxHandle {
     #[must_use]
     pub fn response(&self) -> SandboxResponse {
         let timeouts = self.timeouts();
+        let inherited = self.sandbox.inherited_programs();
+        let (inherited_programs, inherited_program_count) =
+            inherited.map(ProgramResponse::list).unwrap_or_default();
+
         SandboxResponse {
             id: self.id.clone(),
             name: self.description.name.clone(),
@@ -228,6 +233,8 @@ impl SandboxHandle {
             isolation: self.sandbox.isolation().clone(),
             urls: lock(&self.urls).clone(),
             packages: self.sandbox.packages().to_vec(),
+            inherited_programs,
+            inherited_program_count,
         }
     }
 

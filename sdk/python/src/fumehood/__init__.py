@@ -62,6 +62,7 @@ from fumehood._models import (
     Outcome,
     ProcessInfo,
     RunInfo,
+    RunningProgram,
     SandboxInfo,
     Timing,
 )
@@ -119,6 +120,7 @@ __all__ = [
     "Run",
     "RunFailedError",
     "RunInfo",
+    "RunningProgram",
     "Sandbox",
     "SandboxInfo",
     "ServerError",

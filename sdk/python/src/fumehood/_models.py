@@ -13,10 +13,15 @@ T = TypeVar("T")
 
 
 def dataclass_from(kind: type[T], data: Any) -> T:
-    """Returns a dataclass with those fields of the data that it knows."""
+    """Returns a dataclass with those fields of the data that it knows. A field whose metadata has ``items`` is a list of
+    that dataclass."""
     data = data if isinstance(data, Mapping) else {}
-    names = {item.name for item in dataclasses.fields(kind)}  # type: ignore[arg-type]
-    return kind(**{name: value for name, value in data.items() if name in names})
+    values: dict[str, Any] = {}
+    for item in dataclasses.fields(kind):  # type: ignore[arg-type]
+        if item.name in data:
+            value, items = data[item.name], item.metadata.get("items")
+            values[item.name] = [dataclass_from(items, one) for one in value or []] if items else value
+    return kind(**values)
 
 
 @dataclass(frozen=True)
@@ -233,6 +238,16 @@ class ProcessInfo:
 
 
 @dataclass(frozen=True)
+class RunningProgram:
+    """A program that ran when the state of a sandbox was saved, and continues in each copy. The copies may draw the same
+    random numbers, keys included, unless the program asks the kernel: start it again in each copy."""
+
+    pid: int = 0
+    name: str = ""
+    """Name of the process, at most 15 characters. Processes choose their names."""
+
+
+@dataclass(frozen=True)
 class SandboxInfo:
     """Description of a sandbox."""
 
@@ -256,6 +271,10 @@ class SandboxInfo:
     """URLs of the exposed ports."""
     language: Optional[str] = None
     """The language that it was started for."""
+    inherited_programs: list[RunningProgram] = field(default_factory=list, metadata={"items": RunningProgram})
+    """In a fork, or a sandbox from a checkpoint: programs that were left running in its origin, at most 32."""
+    inherited_program_count: int = 0
+    """Number of all these programs."""
 
 
 @dataclass(frozen=True)
@@ -283,6 +302,10 @@ class Checkpoint:
     created_at: Optional[str] = None
     language: Optional[str] = None
     """The language that its sandbox was started for."""
+    running_programs: list[RunningProgram] = field(default_factory=list, metadata={"items": RunningProgram})
+    """Programs that were left running and continue in each copy, at most 32."""
+    running_program_count: int = 0
+    """Number of all these programs."""
 
 
 @dataclass(frozen=True)

@@ -375,6 +375,8 @@ fn sandbox_record(id: &str) -> SandboxResponse {
         isolation: Isolation::Full,
         urls: Vec::new(),
         packages: Vec::new(),
+        inherited_programs: Vec::new(),
+        inherited_program_count: 0,
     }
 }
 
