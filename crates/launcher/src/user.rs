@@ -46,25 +46,9 @@ pub(crate) fn set_limits(limits: &Limits, user: User) -> anyhow::Result<()> {
             current: Some(value),
             maximum: Some(value),
         };
-        // A process may lower its limits, and cannot raise them beyond those that it was started with.
-        setrlimit(resource, limit).with_context(|| {
-            let option = ulimit_option(resource);
-            format!("QEMU needs a resource limit of {value}: raise that of this process (`ulimit -{option}`)")
-        })?;
+        setrlimit(resource, limit).context("cannot set a resource limit")?;
     }
     Ok(())
-}
-
-/// Returns the option of the shell's `ulimit` for a limit.
-fn ulimit_option(resource: Resource) -> char {
-    match resource {
-        Resource::Fsize => 'f',
-        Resource::Nofile => 'n',
-        Resource::As => 'v',
-        Resource::Nproc => 'u',
-        // Those are set to 0, which any process may do.
-        _ => 'a',
-    }
 }
 
 /// Returns the user id and the group id of the program, if they are not those of this process. `pid` is the id of this
