@@ -272,11 +272,13 @@ mod tests {
                 log.record(denied(1));
             }
             assert_eq!(log.summary().denials[0].times, 10_000);
+            assert_eq!(log.lock().lines.left_out(), 10_000 - MAX_LINES);
         });
 
-        // One more line says how many were left out.
+        // One more line says how many were left out. It is missing if another test, which has no subscriber, writes that
+        // line for the first time just now.
         let lines = lines.0.load(std::sync::atomic::Ordering::Relaxed);
-        assert_eq!(lines, MAX_LINES + 1);
+        assert!(lines <= MAX_LINES + 1, "{lines}");
     }
 
     #[test]
