@@ -105,7 +105,7 @@ mod tests {
         let error = Lock::wait_for(&path, Duration::from_millis(5)).unwrap_err();
         assert!(matches!(error, Error::Locked { .. }), "{error}");
         drop(lock);
-        assert!(!is_held(&path));
+        // A process that another test starts just now has the file until it executes its program.
         Lock::wait(&path).unwrap();
     }
 }
