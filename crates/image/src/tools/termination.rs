@@ -30,29 +30,3 @@ fn parent_and_group(pid: i32) -> Option<(i32, i32)> {
     let mut number = || fields.next()?.parse().ok();
     Some((number()?, number()?))
 }
-
-#[cfg(test)]
-mod tests {
-    use std::time::{Duration, Instant};
-
-    use super::*;
-    use crate::Error;
-    use crate::tools::program::Program;
-
-    #[test]
-    fn a_program_ends_with_an_error_when_it_is_terminated() {
-        let start = Instant::now();
-        let run = std::thread::spawn(|| {
-            let program = Program::new("a test", "sleep", Duration::from_secs(60)).arg("60");
-            program.run(&mut |_| {})
-        });
-
-        while !run.is_finished() {
-            assert!(start.elapsed() < Duration::from_secs(30), "it still runs");
-            terminate_programs();
-            std::thread::yield_now();
-        }
-        let error = run.join().unwrap().unwrap_err();
-        assert!(matches!(error, Error::Program { .. }), "{error}");
-    }
-}
