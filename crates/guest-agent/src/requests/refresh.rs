@@ -252,6 +252,13 @@ mod tests {
         let program = i32::try_from(sleep.id()).unwrap();
         let interpreter = i32::try_from(std::process::id()).unwrap();
 
+        // The kernel changes the name shortly after the start is reported.
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while std::fs::read_to_string(format!("/proc/{program}/comm")).unwrap() != "sleep\n" {
+            assert!(Instant::now() < deadline, "the program did not start");
+            std::thread::yield_now();
+        }
+
         let listed = describe_programs(&[interpreter, program], &[interpreter]);
         let none = describe_programs(&[interpreter], &[interpreter]);
         let many = describe_programs(&[program; 33], &[interpreter]);

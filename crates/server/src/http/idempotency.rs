@@ -33,9 +33,12 @@ pub(super) async fn idempotency_layer(service: &Service, request: Request, next:
 }
 
 async fn respond(service: &Service, request: Request, next: Next) -> Result<Response, ApiError> {
+    // Other methods change nothing, or do not exist here, which the router says.
+    const CHANGING: [Method; 4] = [Method::POST, Method::PUT, Method::PATCH, Method::DELETE];
+
     let method = request.method().clone();
-    let is_read_only = matches!(method, Method::GET | Method::HEAD | Method::OPTIONS);
-    let header = request.headers().get(KEY_HEADER).filter(|_| !is_read_only);
+    let is_changing = CHANGING.contains(&method);
+    let header = request.headers().get(KEY_HEADER).filter(|_| is_changing);
     let owner = request.extensions().get::<Owner>();
     let (Some(header), Some(owner)) = (header.cloned(), owner.cloned()) else {
         return Ok(next.run(request).await);

@@ -57,12 +57,15 @@ impl AfterQuery {
     /// # Errors
     /// [`ApiErrorKind::Invalid`](crate::ApiErrorKind::Invalid) if it is not a number or too large.
     pub(super) fn event_id(&self, headers: &HeaderMap) -> Result<u64, ApiError> {
+        let after = self.after.unwrap_or(0);
         let id = match headers.get(LAST_EVENT_ID) {
-            None => Some(self.after.unwrap_or(0)),
+            None => Some(after),
             Some(header) => header.to_str().ok().and_then(|text| text.parse().ok()),
         };
 
-        id.filter(|id| *id <= MAX_EVENT_ID).ok_or_else(|| {
+        // Both must be valid, whichever counts.
+        let is_valid = |id: &u64| after.max(*id) <= MAX_EVENT_ID;
+        id.filter(is_valid).ok_or_else(|| {
             ApiError::invalid(format!(
                 "`after` and `Last-Event-ID` must be an event number from 0 to {MAX_EVENT_ID}"
             ))

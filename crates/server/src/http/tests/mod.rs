@@ -290,6 +290,26 @@ async fn invalid_paths_queries_and_methods_are_explained() {
 }
 
 #[tokio::test]
+async fn headers_hide_no_error_of_a_request() {
+    let TestServer { service, .. } = test_server();
+    let too_large = "/v1/runs/run_no/events?after=9223372036854775808";
+    for (method, path, header, status) in [
+        (Method::GET, too_large, ("last-event-id", "0"), 400),
+        (Method::TRACE, "/v1/runs", ("idempotency-key", "a"), 405),
+        (
+            Method::TRACE,
+            "/v1/sandboxes",
+            ("idempotency-key", "a"),
+            405,
+        ),
+    ] {
+        let sent = request(method, path, &[header], "");
+        let (got, body) = send(&service, Transport::UnixSocket, sent).await;
+        assert_eq!(got, status, "{path} {body}");
+    }
+}
+
+#[tokio::test]
 async fn a_host_without_an_image_says_so_and_is_not_ready() {
     let TestServer { service, .. } = test_server();
     let (status, body) = send_local(&service, Method::GET, "/readyz", "").await;
