@@ -11,6 +11,7 @@ use fumehood_engine::Retry;
 use sha2::{Digest, Sha256};
 
 use super::extract::{MAX_BODY_BYTES, read_body};
+use super::openapi::ChangingMethods;
 use crate::error::{ApiError, ApiErrorKind, SentError};
 use crate::owner::Owner;
 use crate::service::Service;
@@ -33,11 +34,15 @@ pub(super) async fn idempotency_layer(service: &Service, request: Request, next:
 }
 
 async fn respond(service: &Service, request: Request, next: Next) -> Result<Response, ApiError> {
-    // Other methods change nothing, or do not exist here, which the router says.
-    const CHANGING: [Method; 4] = [Method::POST, Method::PUT, Method::PATCH, Method::DELETE];
-
     let method = request.method().clone();
-    let is_changing = CHANGING.contains(&method);
+    let matched = request.extensions().get::<MatchedPath>();
+    let route = matched.map_or("", MatchedPath::as_str).to_owned();
+
+    // Other methods change nothing, or do not exist here, which the router says.
+    let changing = request.extensions().get::<ChangingMethods>();
+    let is_read_only = matches!(method, Method::GET | Method::HEAD | Method::OPTIONS);
+    let is_changing =
+        !is_read_only && changing.is_none_or(|changing| changing.contain(&method, &route));
     let header = request.headers().get(KEY_HEADER).filter(|_| is_changing);
     let owner = request.extensions().get::<Owner>();
     let (Some(header), Some(owner)) = (header.cloned(), owner.cloned()) else {
@@ -52,8 +57,6 @@ async fn respond(service: &Service, request: Request, next: Next) -> Result<Resp
         return Ok(next.run(request).await);
     }
 
-    let matched = request.extensions().get::<MatchedPath>();
-    let route = matched.map_or("", MatchedPath::as_str).to_owned();
     let (mut parts, body) = request.into_parts();
     let quota = service.quota(&owner);
     let body = read_body(body, MAX_BODY_BYTES, Some(&quota)).await?;

@@ -1,17 +1,17 @@
 //! The routes, and the layers around them.
 
-use axum::Router;
 use axum::http::header::CONTENT_TYPE;
 use axum::middleware::from_fn_with_state;
 use axum::response::IntoResponse;
 use axum::routing::get;
+use axum::{Extension, Router};
 use tower_http::catch_panic::CatchPanicLayer;
 use utoipa::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::middleware::{Transport, request_layer};
-use super::openapi::{Description, complete, set_max_timeout};
+use super::openapi::{ChangingMethods, Description, complete, set_max_timeout};
 use super::{extract, file_content, files, runs, sandboxes, system};
 use crate::error::{ApiError, ApiErrorKind};
 use crate::service::Service;
@@ -21,6 +21,7 @@ pub fn app(service: &Service, transport: Transport) -> Router {
     let (router, description) = api_routes().split_for_parts();
     let mut description = complete(description);
     set_max_timeout(&mut description, service.0.settings.max_timeout_s);
+    let methods = ChangingMethods::of(&description);
     let description = description.to_json().unwrap_or_default();
     let json = [(CONTENT_TYPE, "application/json")];
     let mcp = crate::mcp::route(service, |body, max_bytes, quota| {
@@ -45,6 +46,7 @@ pub fn app(service: &Service, transport: Transport) -> Router {
             (service.clone(), transport),
             request_layer,
         ))
+        .layer(Extension(methods))
 }
 
 /// Returns the OpenAPI description of the API.
