@@ -1,5 +1,8 @@
 //! The `Idempotency-Key` header: a request with a key is carried out once, and its response is replayed.
 
+use std::collections::HashMap;
+use std::sync::Arc;
+
 use axum::body::Body;
 use axum::extract::{MatchedPath, Request};
 use axum::http::header::CONTENT_TYPE;
@@ -11,7 +14,6 @@ use fumehood_engine::Retry;
 use sha2::{Digest, Sha256};
 
 use super::extract::{MAX_BODY_BYTES, read_body};
-use super::openapi::ChangingMethods;
 use crate::error::{ApiError, ApiErrorKind, SentError};
 use crate::owner::Owner;
 use crate::service::Service;
@@ -24,6 +26,32 @@ pub(super) const REPLAYED_HEADER: &str = "idempotent-replayed";
 
 /// The largest response that is read in order to store it, in bytes. Responses of such requests are short.
 const MAX_ANSWER_BYTES: usize = 64 * 1024 * 1024;
+
+/// The methods that change something, by the paths of the API.
+#[derive(Debug, Clone)]
+pub(super) struct ChangingMethods(Arc<HashMap<String, Vec<Method>>>);
+
+impl ChangingMethods {
+    pub(super) fn of(api: &utoipa::openapi::OpenApi) -> Self {
+        let paths = api.paths.paths.iter().map(|(path, item)| {
+            let methods = [
+                (Method::POST, &item.post),
+                (Method::PUT, &item.put),
+                (Method::PATCH, &item.patch),
+                (Method::DELETE, &item.delete),
+            ];
+            let declared = methods.into_iter().filter(|(_, one)| one.is_some());
+            (path.clone(), declared.map(|(method, _)| method).collect())
+        });
+        Self(Arc::new(paths.collect()))
+    }
+
+    /// Returns whether a path has this method, and the method changes something. What is outside of the API may.
+    pub(super) fn contain(&self, method: &Method, path: &str) -> bool {
+        let declared = self.0.get(path);
+        declared.is_none_or(|methods| methods.contains(method))
+    }
+}
 
 /// Answers a request, and respects its idempotency key if it has one.
 pub(super) async fn idempotency_layer(service: &Service, request: Request, next: Next) -> Response {

@@ -1,9 +1,5 @@
 //! The OpenAPI description: what applies to all operations is added here rather than at each handler.
 
-use std::collections::HashMap;
-use std::sync::Arc;
-
-use axum::http::Method;
 use utoipa::OpenApi;
 use utoipa::openapi::path::{Operation, Parameter, ParameterBuilder, ParameterIn};
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme};
@@ -31,32 +27,6 @@ const OPTIONAL_BODIES: [&str; 3] = [
     "post_sandboxes",
     "post_sandboxes_id_fork",
 ];
-
-/// The methods that change something, by the paths of the API.
-#[derive(Debug, Clone)]
-pub(super) struct ChangingMethods(Arc<HashMap<String, Vec<Method>>>);
-
-impl ChangingMethods {
-    pub(super) fn of(api: &utoipa::openapi::OpenApi) -> Self {
-        let paths = api.paths.paths.iter().map(|(path, item)| {
-            let methods = [
-                (Method::POST, &item.post),
-                (Method::PUT, &item.put),
-                (Method::PATCH, &item.patch),
-                (Method::DELETE, &item.delete),
-            ];
-            let declared = methods.into_iter().filter(|(_, one)| one.is_some());
-            (path.clone(), declared.map(|(method, _)| method).collect())
-        });
-        Self(Arc::new(paths.collect()))
-    }
-
-    /// Returns whether a path has this method, and the method changes something. What is outside of the API may.
-    pub(super) fn contain(&self, method: &Method, path: &str) -> bool {
-        let declared = self.0.get(path);
-        declared.is_none_or(|methods| methods.contains(method))
-    }
-}
 
 /// Adds operation ids, the error response and the API key to all operations.
 pub(super) fn complete(mut api: utoipa::openapi::OpenApi) -> utoipa::openapi::OpenApi {

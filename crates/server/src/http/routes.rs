@@ -10,8 +10,9 @@ use utoipa::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+use super::idempotency::ChangingMethods;
 use super::middleware::{Transport, request_layer};
-use super::openapi::{ChangingMethods, Description, complete, set_max_timeout};
+use super::openapi::{Description, complete, set_max_timeout};
 use super::{extract, file_content, files, runs, sandboxes, system};
 use crate::error::{ApiError, ApiErrorKind};
 use crate::service::Service;
