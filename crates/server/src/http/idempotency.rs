@@ -46,7 +46,7 @@ impl ChangingMethods {
         Self(Arc::new(paths.collect()))
     }
 
-    /// Returns whether a path has this method, and the method changes something. What is outside of the API may.
+    /// Returns whether a path may have this method, and the method may change something. Paths outside of the API may.
     pub(super) fn contain(&self, method: &Method, path: &str) -> bool {
         let declared = self.0.get(path);
         declared.is_none_or(|methods| methods.contains(method))
@@ -62,6 +62,12 @@ pub(super) async fn idempotency_layer(service: &Service, request: Request, next:
 }
 
 async fn respond(service: &Service, request: Request, next: Next) -> Result<Response, ApiError> {
+    let owner = request.extensions().get::<Owner>();
+    let header = request.headers().get(KEY_HEADER);
+    let (Some(header), Some(owner)) = (header.cloned(), owner.cloned()) else {
+        return Ok(next.run(request).await);
+    };
+
     let method = request.method().clone();
     let matched = request.extensions().get::<MatchedPath>();
     let route = matched.map_or("", MatchedPath::as_str).to_owned();
@@ -69,13 +75,9 @@ async fn respond(service: &Service, request: Request, next: Next) -> Result<Resp
     // Other methods change nothing, or do not exist here, which the router says.
     let changing = request.extensions().get::<ChangingMethods>();
     let is_read_only = matches!(method, Method::GET | Method::HEAD | Method::OPTIONS);
-    let is_changing =
-        !is_read_only && changing.is_none_or(|changing| changing.contain(&method, &route));
-    let header = request.headers().get(KEY_HEADER).filter(|_| is_changing);
-    let owner = request.extensions().get::<Owner>();
-    let (Some(header), Some(owner)) = (header.cloned(), owner.cloned()) else {
+    if is_read_only || changing.is_some_and(|changing| !changing.contain(&method, &route)) {
         return Ok(next.run(request).await);
-    };
+    }
 
     let key = header.to_str().unwrap_or_default();
 

@@ -96,46 +96,30 @@ async fn respond_unless_revoked(
     request: Request,
     next: Next,
 ) -> Response {
-    let Some(key) = owner.filter(|owner| !owner.is_local()) else {
-        return answer(service, request, next).await;
+    let Some(owner) = owner else {
+        return idempotency_layer(service, request, next).await;
     };
+    if owner.is_local() {
+        return answer(service, owner, None, request, next).await;
+    }
 
-    let revoked = service.0.revocations.of(key);
+    let revoked = service.0.revocations.of(owner);
     tokio::select! {
-        response = answer(service, request, next) => {
-            response.map(|body| RevocableBody::wrap(body, revoked))
-        }
+        response = answer(service, owner, Some(revoked.clone()), request, next) => response,
         () = revoked.cancelled() => unauthorized(REVOKED).into_response(),
     }
 }
 
-/// A response body that breaks off when the key of its caller is revoked.
-struct RevocableBody {
-    body: Body,
-    revoked: Pin<Box<WaitForCancellationFutureOwned>>,
-}
-
-impl RevocableBody {
-    /// Wraps a body. One that is empty or already complete stays as it is.
-    fn wrap(body: Body, revoked: CancellationToken) -> Body {
-        if body.is_end_stream() {
-            return body;
-        }
-
-        let revoked = Box::pin(revoked.cancelled_owned());
-        Body::new(Self { body, revoked })
-    }
-}
-
 /// Answers an authenticated request. Its connection is in use, and its answer counts, until the client has received it.
-async fn answer(service: &Service, request: Request, next: Next) -> Response {
-    let owner = request.extensions().get::<Owner>().cloned();
+async fn answer(
+    service: &Service,
+    owner: &Owner,
+    revoked: Option<CancellationToken>,
+    request: Request,
+    next: Next,
+) -> Response {
     let connection = request.extensions().get::<Connection>().cloned();
-    let Some(owner) = owner else {
-        return idempotency_layer(service, request, next).await;
-    };
-
-    let started = connection.map(|connection| connection.start_request(&owner));
+    let started = connection.map(|connection| connection.start_request(owner));
     let guard = match started.transpose() {
         Ok(guard) => guard,
         Err(error) => {
@@ -147,10 +131,12 @@ async fn answer(service: &Service, request: Request, next: Next) -> Response {
     };
 
     let response = idempotency_layer(service, request, next).await;
-    match charge_for(&response, &service.quota(&owner)) {
+    match charge_for(&response, &service.quota(owner)) {
         Ok(charge) => response.map(|body| {
-            Body::new(CountedBody {
+            let revoked = revoked.filter(|_| !body.is_end_stream());
+            Body::new(AnswerBody {
                 body,
+                revoked: revoked.map(|revoked| Box::pin(revoked.cancelled_owned())),
                 charge,
                 _guard: guard,
             })
@@ -170,14 +156,16 @@ fn charge_for(response: &Response, quota: &Quota) -> Result<Option<Arc<Charge>>,
     Ok(Some(Arc::new(quota.charge(bytes)?)))
 }
 
-/// A response body during which its connection is in use. Its bytes count until they have been sent.
-struct CountedBody {
+/// A response body during which its connection is in use. Its bytes count until they have been sent. It breaks off when the
+/// key of its caller is revoked.
+struct AnswerBody {
     body: Body,
+    revoked: Option<Pin<Box<WaitForCancellationFutureOwned>>>,
     charge: Option<Arc<Charge>>,
     _guard: Option<RequestGuard>,
 }
 
-impl HttpBody for CountedBody {
+impl HttpBody for AnswerBody {
     type Data = Bytes;
     type Error = axum::Error;
 
@@ -185,35 +173,17 @@ impl HttpBody for CountedBody {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        let revoked = self.revoked.as_mut();
+        if revoked.is_some_and(|revoked| revoked.as_mut().poll(context).is_ready()) {
+            let error = axum::Error::new("the API key was revoked");
+            return Poll::Ready(Some(Err(error)));
+        }
+
         let frame = Pin::new(&mut self.body).poll_frame(context);
         let Some(charge) = &self.charge else {
             return frame;
         };
         frame.map_ok(|frame| frame.map_data(|bytes| attach(bytes, charge)))
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
-    }
-}
-
-impl HttpBody for RevocableBody {
-    type Data = Bytes;
-    type Error = axum::Error;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
-        if self.revoked.as_mut().poll(context).is_ready() {
-            let error = axum::Error::new("the API key was revoked");
-            return Poll::Ready(Some(Err(error)));
-        }
-        Pin::new(&mut self.body).poll_frame(context)
     }
 
     fn is_end_stream(&self) -> bool {
