@@ -4,14 +4,19 @@
 //! kernel sources. The next build removes it; so does the start of every other command that opens the store.
 
 use crate::Error;
-use crate::artifact_cache::PruneReport;
+use crate::artifact_cache::{ArtifactCache, PruneReport};
 use crate::store::Store;
 
 impl Store {
     /// Returns the bytes on disk of the work of killed builds of images, templates and layers.
     #[must_use]
     pub fn leftover_bytes(&self) -> u64 {
-        self.abandoned_bytes() + self.templates().leftover_bytes() + self.layers().leftover_bytes()
+        let built: u64 = self
+            .caches()
+            .iter()
+            .map(ArtifactCache::leftover_bytes)
+            .sum();
+        self.abandoned_bytes() + built
     }
 
     /// Removes the work of killed builds. That of running ones stays.
@@ -24,15 +29,20 @@ impl Store {
             removed,
             freed_bytes,
         };
-        report += self.templates().remove_leftovers()?;
-        report += self.layers().remove_leftovers()?;
+        for cache in self.caches() {
+            report += cache.remove_leftovers()?;
+        }
         Ok(report)
     }
 
     /// Returns whether there is work of killed builds. Three small directories are read.
     #[must_use]
     pub fn has_leftovers(&self) -> bool {
-        self.has_abandoned() || self.templates().has_leftovers() || self.layers().has_leftovers()
+        self.has_abandoned() || self.caches().iter().any(ArtifactCache::has_leftovers)
+    }
+
+    fn caches(&self) -> [ArtifactCache; 2] {
+        [self.templates().into_cache(), self.layers().into_cache()]
     }
 
     /// Removes the work of killed builds on a thread, if there is any. If this process ends first, the next one

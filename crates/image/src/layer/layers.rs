@@ -34,19 +34,9 @@ impl Store {
 }
 
 impl Layers {
-    /// Returns whether dead processes have left unfinished layers.
-    pub(crate) fn has_leftovers(&self) -> bool {
-        self.cache.has_leftovers()
-    }
-
-    /// Returns the bytes on disk of layers that dead processes have left unfinished.
-    pub(crate) fn leftover_bytes(&self) -> u64 {
-        self.cache.leftover_bytes()
-    }
-
-    /// Removes layers that dead processes have left unfinished.
-    pub(crate) fn remove_leftovers(&self) -> Result<PruneReport, Error> {
-        self.cache.remove_leftovers()
+    /// Returns the cache that holds the layers.
+    pub(crate) fn into_cache(self) -> ArtifactCache {
+        self.cache
     }
 
     /// Returns the layer that a request resolved to, if it exists, and records the use. A damaged layer is

@@ -4,25 +4,15 @@ use super::manifest::TemplateManifest;
 use super::opened::Template;
 use super::templates::Templates;
 use crate::Error;
-use crate::artifact_cache::{CacheEntry, PruneReport};
+use crate::artifact_cache::{ArtifactCache, CacheEntry, PruneReport};
 
 /// The input of a template that names its image.
 const IMAGE: &str = "image";
 
 impl Templates {
-    /// Returns whether dead processes have left unfinished templates.
-    pub(crate) fn has_leftovers(&self) -> bool {
-        self.cache.has_leftovers()
-    }
-
-    /// Returns the bytes on disk of templates that dead processes have left unfinished.
-    pub(crate) fn leftover_bytes(&self) -> u64 {
-        self.cache.leftover_bytes()
-    }
-
-    /// Removes templates that dead processes have left unfinished.
-    pub(crate) fn remove_leftovers(&self) -> Result<PruneReport, Error> {
-        self.cache.remove_leftovers()
+    /// Returns the cache that holds the templates.
+    pub(crate) fn into_cache(self) -> ArtifactCache {
+        self.cache
     }
 
     /// Prunes as [`prune`](Self::prune), and removes the templates of images that are no longer in the store, because
