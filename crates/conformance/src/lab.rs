@@ -49,10 +49,8 @@ impl Clause {
         check: fn(&Lab<'_>) -> Check,
     ) -> Self {
         Self {
-            id,
-            version,
-            summary,
             kind: Kind::Alone(check),
+            ..Self::new(id, version, summary, check)
         }
     }
 
