@@ -8,25 +8,12 @@ use anyhow::{Context, ensure};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
+use super::{PACKAGE, RUN};
 use crate::fault::{Fault, Promise, Scene};
 use crate::places::files_below;
 use crate::random::Random;
 use crate::work::Ended;
 use crate::world::{Server, tail};
-
-/// A small run.
-const RUN: [&str; 6] = ["run", "--json", "-l", "shell", "-c", "echo well"];
-/// A run with a package that has been installed before.
-const PACKAGE: [&str; 8] = [
-    "run",
-    "--json",
-    "-l",
-    "python",
-    "-p",
-    "tiny==1.5",
-    "-c",
-    "import tiny; print('well')",
-];
 
 pub(super) fn faults() -> Vec<Fault> {
     vec![

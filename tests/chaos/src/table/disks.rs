@@ -4,6 +4,7 @@ use anyhow::{Context, ensure};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
+use super::{PACKAGE, RUN};
 use crate::fault::{Fault, OwnWorld, Promise, Scene};
 use crate::places::{Place, SmallDisk};
 use crate::work::Ended;
@@ -63,10 +64,7 @@ fn store(s: &mut Scene<'_>) -> anyhow::Result<Ended> {
     let mut own = s.own_world()?;
     let disk = small_store(&mut own, 1024)?;
     disk.fill()?;
-    s.run(
-        &own.world,
-        &["run", "--json", "-l", "shell", "-c", "echo well"],
-    )
+    s.run(&own.world, &RUN)
 }
 
 /// A layer does not fit; with space it does.
@@ -74,20 +72,10 @@ fn layers(s: &mut Scene<'_>) -> anyhow::Result<Ended> {
     let mut own = s.own_world()?;
     let disk = small_store(&mut own, 8 << 10)?;
     disk.fill()?;
-    let args = [
-        "run",
-        "--json",
-        "-l",
-        "python",
-        "-p",
-        "tiny==1.5",
-        "-c",
-        "import tiny; print('well')",
-    ];
-    let ended = s.run(&own.world, &args)?;
+    let ended = s.run(&own.world, &PACKAGE)?;
 
     disk.free();
-    let again = s.run(&own.world, &args)?;
+    let again = s.run(&own.world, &PACKAGE)?;
     ensure!(again.exit == Some(0), "with space again: {again:?}");
     Ok(ended)
 }

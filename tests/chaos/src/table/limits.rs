@@ -6,6 +6,7 @@ use std::thread;
 use anyhow::{Context, ensure};
 use serde_json::{Value, json};
 
+use super::RUN;
 use crate::fault::{Fault, Promise, Scene};
 use crate::processes;
 use crate::work::{Ended, SLEEP, Work};
@@ -65,8 +66,7 @@ fn limit(pid: u32, option: &str) -> anyhow::Result<()> {
 
 /// Runs a command with this limit.
 fn limited(s: &Scene<'_>, option: &str) -> anyhow::Result<Ended> {
-    let args = ["run", "--json", "-l", "shell", "-c", "echo well"];
-    let inner = s.world.fumehood(&args, false);
+    let inner = s.world.fumehood(&RUN, false);
     let mut command = Command::new("prlimit");
     command
         .args([option, "--"])
