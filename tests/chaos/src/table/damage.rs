@@ -8,7 +8,7 @@ use anyhow::{Context, ensure};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
-use super::{PACKAGE, RUN};
+use super::small_runs::{PACKAGE, RUN};
 use crate::fault::{Fault, Promise, Scene};
 use crate::places::files_below;
 use crate::random::Random;

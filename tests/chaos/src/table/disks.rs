@@ -4,7 +4,7 @@ use anyhow::{Context, ensure};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
-use super::{PACKAGE, RUN};
+use super::small_runs::{PACKAGE, RUN};
 use crate::fault::{Fault, OwnWorld, Promise, Scene};
 use crate::places::{Place, SmallDisk};
 use crate::work::Ended;

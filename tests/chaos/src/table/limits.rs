@@ -6,7 +6,7 @@ use std::thread;
 use anyhow::{Context, ensure};
 use serde_json::{Value, json};
 
-use super::RUN;
+use super::small_runs::RUN;
 use crate::fault::{Fault, Promise, Scene};
 use crate::processes;
 use crate::work::{Ended, SLEEP, Work};

@@ -7,24 +7,11 @@ mod floods;
 mod kills;
 mod limits;
 mod readers;
+mod small_runs;
 mod stops;
 mod transfers;
 
 use crate::fault::Fault;
-
-/// A small run.
-const RUN: [&str; 6] = ["run", "--json", "-l", "shell", "-c", "echo well"];
-/// A run with a package that has been installed before.
-const PACKAGE: [&str; 8] = [
-    "run",
-    "--json",
-    "-l",
-    "python",
-    "-p",
-    "tiny==1.5",
-    "-c",
-    "import tiny; print('well')",
-];
 
 /// Returns all faults.
 pub(crate) fn all() -> Vec<Fault> {
