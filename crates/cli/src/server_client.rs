@@ -68,7 +68,7 @@ impl ServerClient {
             .ok()?
     }
 
-    /// Returns the client of the server at `socket`; by default of the server that this user runs, whatever its image.
+    /// Returns the client of the server at `socket`; by default of this user's server, with any image.
     pub(crate) async fn at(socket: Option<PathBuf>) -> Self {
         let sockets = std::iter::once(fumehood_server::default_socket())
             .chain(Store::recorded_socket(&state_path()));

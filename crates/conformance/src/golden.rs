@@ -1,6 +1,6 @@
 //! Golden transcripts: conversations that an agent must repeat.
 //!
-//! A transcript has one line for each message: `> ` and a request, `< ` and its response. Lines that begin with `#` are
+//! A transcript has one line for each message: `> ` and a request, `< ` and its response. Lines that start with `#` are
 //! remarks. A request is sent when the responses before it have arrived. Values that differ from run to run are `"*"`.
 
 use std::time::Duration;

@@ -11,7 +11,7 @@ pub struct Clause {
     pub id: &'static str,
     /// The lowest version of the protocol that has the clause.
     pub version: u32,
-    /// What it demands, in short.
+    /// The requirement, in short.
     pub summary: &'static str,
     pub(crate) kind: Kind,
 }
@@ -64,7 +64,7 @@ impl Clause {
     }
 }
 
-/// What is known of the agent.
+/// The agent under test and its features.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Agent {
     /// The version that it reports.
@@ -92,7 +92,7 @@ pub(crate) const FEATURES: [&str; 7] = [
 /// How long a second connection may take until it counts as not served.
 const SECOND_CONNECTION: std::time::Duration = std::time::Duration::from_secs(3);
 
-/// Finds out what the agent offers.
+/// Asks the agent for its features.
 pub(crate) fn greet(link: &Link, token: Option<&str>, version: u32) -> Check<Agent> {
     let mut agent = Agent {
         token: token.map(str::to_owned),

@@ -1,4 +1,4 @@
-//! What the suite found.
+//! The results of the suite.
 
 use std::fmt::Write;
 
@@ -12,7 +12,7 @@ pub enum Verdict {
     Pass,
     /// The agent violates it.
     Fail,
-    /// The agent does not offer what the clause is about, or this run could not test it.
+    /// The agent does not offer the feature of the clause, or this run could not test it.
     NotOffered,
 }
 
@@ -21,11 +21,11 @@ pub enum Verdict {
 pub struct ClauseReport {
     /// The identifier, as in the specification.
     pub id: &'static str,
-    /// What the clause demands, in short.
+    /// The requirement of the clause, in short.
     pub summary: &'static str,
     /// The verdict.
     pub verdict: Verdict,
-    /// What was wrong, or why the clause was not tested.
+    /// The reason of the failure, or why the clause was not tested.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
     /// The latest lines of a failure: number of the connection, direction (`>` sent, `<` received), line. Bounded.

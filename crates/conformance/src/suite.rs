@@ -22,7 +22,7 @@ pub struct Options {
     pub token: Option<String>,
     /// The version of the protocol: 0, or 1, which includes 0.
     pub version: u32,
-    /// Only clauses whose identifier is one of these, or begins with one of these families (`FRAME`). All if empty.
+    /// Only clauses whose identifier is one of these, or starts with one of these families (`FRAME`). All if empty.
     pub only: Vec<String>,
     /// Whether packages may be installed, which needs an index or a stand-in for the installers.
     pub packages: bool,

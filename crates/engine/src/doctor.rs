@@ -247,7 +247,7 @@ fn check_permissions(config: &Config) -> Finding {
     Finding::new(SUBJECT, Health::Good, what, "")
 }
 
-/// Returns what is missing for an image build, and one command that installs all missing programs.
+/// Returns the missing prerequisites of an image build, and one command that installs all missing programs.
 fn describe_missing(missing: &[ImageError]) -> (String, String) {
     let (mut programs, mut packages) = (Vec::new(), BTreeSet::new());
     let (mut what, mut fixes) = (Vec::new(), Vec::new());

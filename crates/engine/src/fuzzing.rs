@@ -1,4 +1,4 @@
-//! Entry points for `fuzz/`: what a guest sends to the engine. Each takes arbitrary bytes, and panics if an invariant is
+//! Entry points for `fuzz/`: input from a guest to the engine. Each takes arbitrary bytes, and panics if an invariant is
 //! violated.
 
 use std::fs;
@@ -102,7 +102,7 @@ async fn refresh(mut socket: UnixStream) {
     let _ = resume_with_refresh(&mut socket, &refresh, DEADLINE).await;
 }
 
-/// Runs three operations at once, and checks what each of them is told.
+/// Runs three operations at once, and checks the events of each.
 async fn operate(socket: UnixStream) {
     let channel = Channel::new(socket);
     let exec = channel.start_operation(|id, credit| {

@@ -255,7 +255,7 @@ pub(crate) fn is_shortage(error: &io::Error) -> bool {
     )
 }
 
-/// Returns each error on a line of its own.
+/// Returns one line for each error.
 fn lines(errors: &[Error]) -> String {
     errors.iter().map(|error| format!("\n  {error}")).collect()
 }

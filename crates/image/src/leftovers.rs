@@ -1,4 +1,4 @@
-//! What builds leave behind when they are killed.
+//! Unfinished work of killed builds.
 //!
 //! A build removes its work when it ends, also by an error or a signal. After a `kill -9` it stays: up to 2.5 GB of
 //! kernel sources. The next build removes it; so does the start of every other command that opens the store.

@@ -28,7 +28,7 @@ const LANDLOCK_WITH_SCOPES: u32 = 6;
 /// that cloned it, or on failure.
 #[must_use]
 pub fn launch() -> ExitCode {
-    // The modes of the new root must be those that it sets, whatever the owner has for its own files.
+    // The new root must have exactly the modes that are set here, with any umask of the owner.
     rustix::process::umask(Mode::from_raw_mode(0o022));
 
     let owner = match OwnerSocket::from_stdin() {
@@ -176,7 +176,7 @@ fn isolate(spec: &LaunchSpec, owner: &OwnerSocket) -> Result<u32, Failure> {
                 rustix::system::sethostname(HOST_NAME).context("cannot set the host name")
             })
             .map_err(|error| Failure {
-                // Without a user of its own, the program can use the host's device.
+                // Without a separate user, the program can use the host's device.
                 layer: Some(if error.is::<root::OwnDeviceError>() {
                     IsolationLayer::User
                 } else {

@@ -50,7 +50,7 @@ struct LeftOut {
     lines: u64,
 }
 
-/// What is read of a line.
+/// The fields of a line that are counted and reported.
 #[derive(Debug, Default)]
 struct Line {
     owner: String,
@@ -85,7 +85,7 @@ impl<S: Subscriber> Layer<S> for LogLimit {
 }
 
 impl Counts {
-    /// Counts a line; returns whether it may be written, and what was left out of the window before.
+    /// Counts a line; returns whether it may be written, and the lines that were left out of the window before.
     fn admit(&mut self, callsite: Identifier, line: Line, now: Instant) -> (bool, Vec<LeftOut>) {
         let is_over = |start: Instant| now.duration_since(start) >= WINDOW;
         let mut left_out = Vec::new();

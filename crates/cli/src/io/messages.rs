@@ -33,7 +33,7 @@ pub(crate) fn error_text(error: &anyhow::Error) -> String {
     let mut text = error.to_string();
     for cause in error.chain().skip(1) {
         let cause = cause.to_string();
-        // Some causes only put a code before what was said already.
+        // Some causes only add a code before the message of the previous one.
         let last = text.rsplit(": ").next().unwrap_or_default();
         let repeats_last = !last.is_empty() && cause.ends_with(last);
         if !text.contains(&cause) && !repeats_last {

@@ -99,7 +99,7 @@ fn runs(lab: &Lab<'_>, client: &mut Connection) -> Check<usize> {
     Ok(outcome.out().lines().count())
 }
 
-/// Sends a request again and follows its operation to its end: `attached` first, if it has begun before.
+/// Sends a request again and follows its operation to its end: `attached` first, if it was already started.
 fn again(client: &mut Connection, request: &Value) -> Check<Outcome> {
     client.send(request)?;
     let mut outcome = Outcome::default();

@@ -204,7 +204,7 @@ fn hello_behind_half_a_line(lab: &Lab<'_>) -> Check {
     client.send(&shell("echo begun; sleep 60"))?;
     client.receive()?.expect("stdout")?;
 
-    // What a client does on a line that may hold bytes of an earlier conversation.
+    // A client does this on a line that may contain bytes of an earlier conversation.
     client.write(br#"{"action":"exec","language":"raw","code":"ech"#)?;
     client.line("")?;
     client.send(&hello(lab, &json!({"protocol": 1, "nonce": lab.tag})))?;

@@ -176,7 +176,7 @@ impl Connection {
         }
     }
 
-    /// Notes a violation of a clause that has no check of its own.
+    /// Records a violation of a clause without a separate check.
     fn violate(&self, clause: &'static str, text: String) {
         self.link
             .monitor
@@ -300,7 +300,7 @@ impl Connection {
     }
 }
 
-/// What a read found.
+/// The result of a read.
 enum Incoming {
     Message(Message),
     Closed,

@@ -8,7 +8,7 @@ pub(crate) type Check<T = ()> = Result<T, Fault>;
 pub(crate) enum Fault {
     /// The agent violates the clause.
     Failed(String),
-    /// The agent does not offer what the clause is about, or this run cannot test it.
+    /// The agent does not offer the feature of the clause, or this run cannot test it.
     NotOffered(String),
 }
 

@@ -1,5 +1,5 @@
 //! A client of the protocol that trusts nothing: connections, messages, what an operation has sent, and the record of
-//! both. What the protocol demands does not belong here, except for the rules that hold for every response.
+//! both. The requirements of the protocol do not belong here, except for the rules that hold for every response.
 
 mod address;
 mod checksum;

@@ -1,4 +1,4 @@
-//! What every response shows about clauses that have no check of their own.
+//! Checks of every response, for clauses without a separate check.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, PoisonError};

@@ -4,7 +4,7 @@ use serde_json::Value;
 
 use super::message::Message;
 
-/// What a field holds.
+/// The type of a field.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Kind {
     Text,
@@ -239,7 +239,7 @@ const ENDS: [&str; 7] = [
     "timeout",
 ];
 
-/// Checks the fields of a response in a conversation of this version. Returns the clause, and what is wrong.
+/// Checks the fields of a response in a conversation of this version. Returns the violated clause and the reason.
 pub(super) fn check(message: &Message, version: u32) -> (&'static str, Result<(), String>) {
     let Some(shape) = SHAPES.iter().find(|shape| shape.kind == message.kind()) else {
         return (

@@ -14,7 +14,7 @@ pub(super) struct Tracker {
     operations: HashMap<Option<i64>, Progress>,
 }
 
-/// What has arrived of one operation.
+/// The responses of one operation so far.
 #[derive(Debug, Default)]
 struct Progress {
     /// The number of the next piece.
@@ -27,7 +27,7 @@ struct Progress {
 
 const STREAMS: [&str; 3] = ["stdout", "stderr", "result"];
 
-/// A clause that a response is about, and what is wrong with it.
+/// A clause that a response violates, and the reason.
 pub(super) type Finding = (&'static str, Result<(), String>);
 
 impl Tracker {

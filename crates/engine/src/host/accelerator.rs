@@ -65,7 +65,7 @@ pub(crate) struct SelectedAccelerator {
     pub(crate) reason: String,
 }
 
-/// Selects the accelerator for this QEMU. What a probe of KVM finds out is kept in this store, if it can be written.
+/// Selects the accelerator for this QEMU. The result of a probe of KVM is kept in this store, if it can be written.
 ///
 /// # Errors
 /// Returns [`ErrorKind::Host`] if KVM is required and does not work.
@@ -137,7 +137,7 @@ fn check_kvm(qemu: Option<&Path>, store: Option<&Path>) -> Result<String, String
     }
 }
 
-/// Runs a tiny guest on a thread of its own: a hypervisor that never returns blocks that thread, and not this program.
+/// Runs a tiny guest on a separate thread: a hypervisor that never returns blocks that thread, and not this program.
 fn probe() -> Result<KvmVerdict, String> {
     let (sender, receiver) = mpsc::channel();
     std::thread::spawn(move || sender.send(probe_kvm()));

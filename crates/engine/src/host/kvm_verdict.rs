@@ -1,4 +1,4 @@
-//! What a probe of KVM found out, kept until this machine boots again.
+//! The result of a probe of KVM, kept until this machine boots again.
 //!
 //! A probe measures time, which other programs disturb. Commands must not choose differently: templates of one
 //! accelerator are of no use to the other. So one probe decides for all commands of a boot.
@@ -17,7 +17,7 @@ const FILE: &str = "kvm-probe.json";
 /// A larger file is not a verdict, in bytes.
 const MAX_FILE_BYTES: u64 = 4096;
 
-/// What a probe measured.
+/// The result of a probe.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum KvmVerdict {
@@ -153,7 +153,7 @@ pub(super) fn decide(
     Ok(verdict)
 }
 
-/// Opens a file that nobody but this user and root can have written.
+/// Opens a file that only this user and root can have written.
 fn open(path: &Path, to_write: bool) -> Option<File> {
     let no_follow = rustix::fs::OFlags::NOFOLLOW.bits().cast_signed();
     let mut options = File::options();
@@ -187,7 +187,7 @@ fn write(file: &mut File, record: &Record) -> std::io::Result<()> {
     file.seek(SeekFrom::Start(0))?;
     file.write_all(&text)?;
 
-    // Other users of the store may read it, whatever the umask is.
+    // Other users of the store may read it, with any umask.
     file.set_permissions(Permissions::from_mode(0o644))
 }
 

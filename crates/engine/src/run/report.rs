@@ -20,7 +20,7 @@ pub struct CapturedOutput {
 impl CapturedOutput {
     /// Appends output: stores it up to the maximum, and counts the rest.
     pub fn add(&mut self, bytes: &[u8]) {
-        // What is stored has no gaps.
+        // The stored output has no gaps.
         let is_whole = !self.truncated();
         let free = if is_whole {
             KEPT_BYTES - self.stored.len()

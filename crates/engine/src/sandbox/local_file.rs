@@ -52,7 +52,7 @@ pub(super) struct NewFile {
 
 impl NewFile {
     /// Creates the file, with the permissions of the file that it replaces, or else with these as far as the user's
-    /// umask allows them; a guest lets nobody but the owner write.
+    /// umask allows them; only the owner may write.
     ///
     /// # Errors
     /// Returns [`ErrorKind::Invalid`] if a directory is at the path, and [`ErrorKind::Host`].

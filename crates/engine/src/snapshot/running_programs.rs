@@ -14,7 +14,7 @@ pub struct RunningPrograms {
 }
 
 impl From<Quiesced> for RunningPrograms {
-    /// Bounds what the guest has sent.
+    /// Bounds the list of the guest.
     fn from(quiesced: Quiesced) -> Self {
         let programs = quiesced.programs.iter().take(RunningProgram::MAX_LISTED);
         let listed: Vec<_> = programs

@@ -62,7 +62,7 @@ pub(super) fn prepare_request(headers: &mut HeaderMap, host: HeaderValue, body: 
 }
 
 /// Makes a server answer in a form that can be redacted: uncompressed, and as a whole. A value that comes in parts is not
-/// found, and the length of a compressed answer tells how much of the value the request contained.
+/// found, and the length of a compressed answer depends on how much of the value the request contained.
 pub(super) fn request_plain_text(headers: &mut HeaderMap) {
     headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
     headers.remove(SEC_WEBSOCKET_EXTENSIONS);
@@ -70,7 +70,7 @@ pub(super) fn request_plain_text(headers: &mut HeaderMap) {
     headers.remove(IF_RANGE);
 }
 
-/// Removes headers of a response that redaction makes wrong, or that tell the length of what it replaced.
+/// Removes headers of a response that redaction makes wrong, or that reveal the length of the replaced text.
 pub(super) fn prepare_redacted(headers: &mut HeaderMap) {
     headers.remove(CONTENT_LENGTH);
     headers.remove(CONTENT_RANGE);

@@ -13,7 +13,7 @@ use zeroize::Zeroizing;
 const MODULUS: u64 = (1 << 61) - 1;
 
 /// The possible numbers of bytes that are held back of a stream. The length of the longest form is rounded up to one of
-/// them, so that the number tells little about the length. The last is that of the longest form of the longest value.
+/// them, so that the number reveals little about the length. The last is that of the longest form of the longest value.
 const HELD_BYTES: [usize; 4] = [256, 1024, 4096, 16 * 1024];
 
 /// The forms that are searched.

@@ -15,7 +15,7 @@ use zeroize::Zeroizing;
 use super::patterns::{Patterns, Search, encoded_forms};
 use super::value::{MIN_VALUE_BYTES, SecretText};
 
-/// What replaces a value, whatever its length: a mask must not tell it. It is not longer than any form, so that bytes are
+/// Replaces a value of any length: a mask must not reveal the length. It is not longer than any form, so that bytes are
 /// never held back for longer than necessary.
 pub(super) const MASK: &[u8; MIN_VALUE_BYTES] = b"********";
 
@@ -143,7 +143,7 @@ impl Redactor {
         released
     }
 
-    /// Returns the bytes that were held back, at the end of the stream. Afterwards another stream may begin.
+    /// Returns the bytes that were held back, at the end of the stream. Afterwards another stream may start.
     pub(crate) fn finish(&mut self) -> Bytes {
         let text = std::mem::take(&mut self.held);
         let mut released = Vec::with_capacity(text.len());

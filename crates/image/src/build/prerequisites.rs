@@ -1,4 +1,4 @@
-//! What a build needs from the host, checked before it starts.
+//! The prerequisites of a build on the host, checked before it starts.
 
 use std::collections::BTreeSet;
 
@@ -36,7 +36,7 @@ pub(super) fn require(
     }
 }
 
-/// Adds what the other parts lack to what the kernel lacks.
+/// Adds the missing prerequisites of the other parts to those of the kernel.
 fn missing(store: &Store, options: &BuildOptions, kernel: Vec<Error>) -> Vec<Error> {
     let mut missing = kernel;
     missing.extend(base_packages::missing_prerequisites(store, options));

@@ -82,7 +82,7 @@ pub(crate) fn obtain(
     Ok((cached, StepEnd::Done))
 }
 
-/// Returns errors for what the installation needs and is missing. A cached archive needs nothing.
+/// Returns errors for missing prerequisites of the installation. A cached archive needs none.
 pub(crate) fn missing_prerequisites(store: &Store, options: &BuildOptions) -> Vec<Error> {
     if path(store, &options.suite).exists() && !options.refresh {
         Vec::new()

@@ -193,7 +193,7 @@ impl Store {
         Ok(lock)
     }
 
-    /// Creates a directory of the store that everyone can read and only this user can write, whatever the umask.
+    /// Creates a directory of the store that everyone can read and only this user can write, with any umask.
     /// Directories above the store get the usual mode.
     ///
     /// # Errors

@@ -1,7 +1,7 @@
 //! Installs Debian packages with mmdebstrap. On a Debian host it uses the host's mirror and its apt's
 //! settings.
 //!
-//! The maintainer scripts of packages run in namespaces of their own, without a network: mmdebstrap finds a program
+//! The maintainer scripts of packages run in separate namespaces, without a network: mmdebstrap finds a program
 //! under the name `chroot` that sets them up (`programs/isolated-chroot.pl`). Packages are therefore downloaded first,
 //! and installed without apt, which would change the root itself.
 
@@ -130,7 +130,7 @@ pub(crate) fn run(
 
 /// The command. As root it has a mount namespace, so that nothing stays mounted in its tree if it is killed, and the
 /// tree is in `work`, which is then removed. An ordinary user's mmdebstrap runs as another user, which has no access
-/// to the store, in namespaces of its own.
+/// to the store, in separate namespaces.
 fn program(task: &'static str, work: &Path, timeout: Duration) -> Program {
     const NAME: &str = "mmdebstrap";
     if rustix::process::geteuid().is_root() && can_unshare() {

@@ -104,7 +104,7 @@ impl RunningProgram {
     /// The longest name in Linux (`TASK_COMM_LEN` without its NUL), in bytes.
     const MAX_NAME_BYTES: usize = 15;
 
-    /// Describes a program. Its name is truncated, and `?` replaces what is not printable ASCII.
+    /// Describes a program. Its name is truncated, and `?` replaces bytes that are not printable ASCII.
     #[must_use]
     pub fn new(pid: i32, name: &[u8]) -> Self {
         let shown = |byte: &u8| match byte {

@@ -58,7 +58,7 @@ impl Display for Accel {
     }
 }
 
-/// `-cpu`: the CPU model. No guest can run guests of its own: the hypervisor's code for them (under KVM, in the host's
+/// `-cpu`: the CPU model. No guest can run nested guests: the hypervisor's code for them (under KVM, in the host's
 /// kernel) is large, and nothing that fumehood runs needs it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Cpu {

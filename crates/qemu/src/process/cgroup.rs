@@ -191,7 +191,7 @@ fn processes(directory: &Path) -> Vec<Pid> {
     numbers.filter_map(Pid::from_raw).collect()
 }
 
-/// The cgroup of one QEMU. Dropping it kills what is in it and removes it.
+/// The cgroup of one QEMU. Dropping it kills its processes and removes it.
 #[derive(Debug)]
 pub(super) struct Cgroup {
     directories: Vec<PathBuf>,

@@ -40,7 +40,7 @@ pub struct LaunchConfig {
     pub devices: Vec<PathBuf>,
     /// The user that it runs as. With [`User::Same`], it gets a user namespace that contains one user.
     pub user: User,
-    /// The user where it has no devices of its own, but those of the host: where it gets no root of its own, or this host
+    /// The user where it uses the devices of the host: where it gets no separate root, or this host
     /// does not let root create nodes of devices.
     pub user_of_host_devices: User,
     /// Whether all isolation layers are required. If so, nothing is started without one of them.

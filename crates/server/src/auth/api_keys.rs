@@ -127,7 +127,7 @@ pub fn list(store: &Store) -> Result<Vec<Key>, StoreError> {
     })
 }
 
-/// Revokes a key. Running servers reject it within a second, and end what it has started.
+/// Revokes a key. Running servers reject it within a second, and end its requests, runs and sandboxes.
 ///
 /// # Errors
 /// [`KeyError::Unknown`] if there is no such key, and others.

@@ -74,7 +74,7 @@ impl<T: DeserializeOwned + Send + 'static> FromRequest<Service> for Json<T> {
     }
 }
 
-/// The JSON body of a run, and what it counts for: the run holds its code, input and files until it has ended.
+/// The JSON body of a run, and its charge: the run holds its code, input and files until it has ended.
 pub(super) struct RunJson<T>(pub(super) T, pub(super) Option<Charge>);
 
 impl<T: DeserializeOwned + Send + 'static> FromRequest<Service> for RunJson<T> {

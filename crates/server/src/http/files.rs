@@ -15,7 +15,7 @@ use crate::api::timestamp::format_timestamp;
 use crate::error::ApiError;
 use crate::service::Service;
 
-/// What a listing counts for while it is collected, in bytes: 10,000 entries with long paths.
+/// The charge for a listing while it is collected, in bytes: 10,000 entries with long paths.
 const LISTING_BYTES: usize = 16 * 1024 * 1024;
 
 /// The depth of a listing, at most.

@@ -37,7 +37,7 @@ const HEADER_TIMEOUT: Duration = Duration::from_secs(60);
 /// than some 3 KiB/s is disconnected.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// What the kernel may hold of a response, in bytes; it doubles the figure. By default it would be some MiB.
+/// The size of the kernel's buffer for a response, in bytes; it doubles the figure. By default it would be some MiB.
 const SEND_BUFFER_BYTES: usize = 256 * 1024;
 
 /// The largest headers of a request, in bytes.

@@ -92,11 +92,11 @@ pub(super) fn event_stream(subscriber: EventSubscriber, quota: Quota) -> Respons
     (headers, Body::from_stream(pieces)).into_response()
 }
 
-/// Writes events in small pieces. It shares their data with the log, so that a stream that nobody reads costs little.
+/// Writes events in small pieces. It shares their data with the log, so that an unread stream takes little memory.
 struct EventSender {
     subscriber: EventSubscriber,
     quota: Quota,
-    /// The data that is being written, how far it was written, and what it counts for.
+    /// The data that is being written, the position in it, and its charge.
     current: Option<(Arc<str>, usize, Option<Charge>)>,
 }
 

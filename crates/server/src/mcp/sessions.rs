@@ -216,7 +216,7 @@ impl ClientGone {
     }
 }
 
-/// What the result of a call takes of its owner's quota. Shared by the call and the body of its response.
+/// The charge of a call's result to its owner's quota. Shared by the call and the body of its response.
 #[derive(Debug, Clone, Default)]
 pub(super) struct ResultCharge(Arc<OnceLock<Arc<Charge>>>);
 

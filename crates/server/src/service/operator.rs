@@ -1,4 +1,4 @@
-//! What only an operator may do: see and end the sandboxes of all owners.
+//! Operations of operators: list and end the sandboxes of all owners.
 
 use super::sandboxes::end_and_wait;
 use super::service::Service;

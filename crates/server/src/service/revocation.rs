@@ -1,4 +1,4 @@
-//! What happens to everything that a key has started once the key is revoked: it ends.
+//! Ends everything that a key has started once the key is revoked.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -31,7 +31,7 @@ impl Service {
         });
     }
 
-    /// Ends requests, runs, sandboxes and checkpoints of these owners. It is repeated, for what was being started.
+    /// Ends requests, runs, sandboxes and checkpoints of these owners. It is repeated, because some of them may just be starting.
     fn end_everything_of(&self, owners: &HashSet<Owner>) {
         for owner in owners {
             self.0.key_cache.forget(owner);

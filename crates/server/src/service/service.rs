@@ -291,7 +291,7 @@ impl Service {
         }
     }
 
-    /// Returns what the requests and answers of this owner may take of the server's memory.
+    /// Returns the quota of this owner's requests and answers in the server's memory.
     pub(crate) fn quota(&self, owner: &Owner) -> Quota {
         Quota::new(&self.0.memory, owner)
     }

@@ -4,14 +4,14 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::owner::Owner;
 
-/// What the runs of one key may hold of outputs and events, in bytes. One run may hold some 50 MiB; of the runs that have ended,
+/// Maximum size of the outputs and events of one key's runs, in bytes. One run may hold some 50 MiB; of the runs that have ended,
 /// half of this is kept.
 const MAX_BYTES_PER_KEY: usize = 256 * 1024 * 1024;
 
 /// The same for local callers, who may have eight times as many runs.
 const MAX_LOCAL_BYTES: usize = 1024 * 1024 * 1024;
 
-/// What the outputs and events of one owner's runs take. Once they take too much, further output is counted and not kept, and
+/// The size of the outputs and events of one owner's runs. Once they take too much, further output is counted and not kept, and
 /// fewer events are kept.
 #[derive(Debug)]
 pub(crate) struct HeldOutput {

@@ -10,10 +10,10 @@ use crate::error::{ApiError, ApiErrorKind};
 use crate::owner::Owner;
 use crate::sync::lock;
 
-/// What the requests and answers of one key may take, in bytes: eight of the largest JSON bodies.
+/// Maximum size of the requests and answers of one key, in bytes: eight of the largest JSON bodies.
 pub(crate) const MAX_BYTES_PER_KEY: usize = 64 * 1024 * 1024;
 
-/// What all requests and answers may take, in bytes.
+/// Maximum size of all requests and answers, in bytes.
 pub(crate) const MAX_BYTES: usize = 256 * 1024 * 1024;
 
 /// The bytes in transit. A [`Charge`] counts as long as it lives.
@@ -103,7 +103,7 @@ impl Charge {
     /// Counts `bytes` more.
     ///
     /// # Errors
-    /// [`ApiErrorKind::Busy`] if the budget does not allow them. What was counted before still counts.
+    /// [`ApiErrorKind::Busy`] if the budget does not allow them. Bytes that were counted before still count.
     pub(crate) fn grow(&mut self, bytes: usize) -> Result<(), ApiError> {
         let Quota { budget, owner } = &self.quota;
         let mut usage = lock(&budget.usage);

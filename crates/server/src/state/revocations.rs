@@ -1,4 +1,4 @@
-//! Signals to what a caller with a key has open that the key was revoked.
+//! Signals to the open requests of a key that the key was revoked.
 
 use std::collections::HashMap;
 use std::sync::Mutex;

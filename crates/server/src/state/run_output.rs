@@ -257,7 +257,7 @@ impl Items {
 }
 
 /// The JSON of a run, in pieces of some KiB. It holds a reference to the output and no copy of it, so that an answer that
-/// nobody reads costs little.
+/// is not read costs little.
 #[derive(Debug)]
 pub(crate) struct OutputWriter {
     output: Arc<CollectedOutput>,
@@ -446,7 +446,7 @@ mod tests {
         outputs[1].add(OutputStream::Stdout, b"lost");
         assert_eq!(held.bytes(), 8);
 
-        // What is kept has no gap, also once there is room again.
+        // The kept output has no gap, even if there is room again later.
         outputs[0].discard();
         assert_eq!(held.bytes(), 3);
         outputs[1].add(OutputStream::Stdout, b"late");

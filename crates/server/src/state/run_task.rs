@@ -47,7 +47,7 @@ pub struct RunTask {
     events: Arc<EventLog>,
     state: watch::Sender<RunState>,
     output: Arc<CollectedOutput>,
-    /// What the request takes of its owner's quota while the run may need it.
+    /// The charge of the request to its owner's quota, while the run may need it.
     request: Mutex<Option<Charge>>,
     end: OnceLock<RunEnd>,
     control: RunControl,

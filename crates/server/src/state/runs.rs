@@ -43,7 +43,7 @@ pub(crate) struct RunTable {
 }
 
 impl RunTable {
-    /// Returns the counter of what the runs of an owner hold.
+    /// Returns the counter of the output that the runs of an owner hold.
     pub(crate) fn held_output(&mut self, owner: &Owner) -> Arc<HeldOutput> {
         let held = self.held.entry(owner.clone());
         held.or_insert_with(|| Arc::new(HeldOutput::of(owner)))

@@ -41,7 +41,7 @@ pub struct SandboxHandle {
     end_cause: OnceLock<EndCause>,
 }
 
-/// Why somebody other than its owner has ended a sandbox.
+/// Why a sandbox was ended by another party than its owner.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum EndCause {
     ServerStopped,

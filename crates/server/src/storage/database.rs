@@ -330,7 +330,7 @@ impl Drop for Inner {
         if let Some(thread) = thread {
             let _ = thread.join();
         }
-        // The last attempt: what the next server finds active, it reports as lost.
+        // The last attempt: the next server reports everything that it finds active as lost.
         let _ = self.deferred.flush(&lock(&self.writer));
         if let Some(lock_file) = &self.lock {
             let _ = lock_file.set_len(0);

@@ -31,7 +31,7 @@ impl Change {
 
 /// The changes that are not written yet, by the ids of their records.
 ///
-/// They need no bound of their own: only records that exist can change, and those of active runs and sandboxes are bounded.
+/// They need no separate bound: only records that exist can change, and those of active runs and sandboxes are bounded.
 #[derive(Debug, Default)]
 pub(super) struct Deferred(Mutex<HashMap<String, Change>>);
 

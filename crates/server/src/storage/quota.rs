@@ -45,7 +45,7 @@ impl Kind {
         }
     }
 
-    /// Deletes the oldest row of owner ?1 other than ?2. Records of what is active are kept.
+    /// Deletes the oldest row of owner ?1 other than ?2. Records of active runs and sandboxes are kept.
     const fn delete_oldest(self) -> &'static str {
         match self {
             Self::Claims => {
@@ -82,7 +82,7 @@ pub(super) fn trim(
     };
     while used_by(owner)? > quota.owner && delete.execute([owner, newest])? > 0 {}
 
-    // Whoever keeps most gives way.
+    // The owner that keeps most loses its oldest rows.
     let mut total =
         connection.prepare_cached("SELECT coalesce(sum(bytes), 0) FROM usage WHERE kind = ?")?;
     let mut largest = connection

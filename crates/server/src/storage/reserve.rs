@@ -13,7 +13,7 @@ const SLICE_BYTES: u64 = 128 * 1024;
 
 /// A file beside the state that occupies space until it is needed.
 ///
-/// While it is incomplete, only essential writes are allowed: otherwise ordinary ones would take what was released.
+/// While it is incomplete, only essential writes are allowed: otherwise ordinary ones would take the released space.
 #[derive(Debug)]
 pub(super) struct Reserve(PathBuf);
 

@@ -62,7 +62,7 @@ const ATTEMPTS: &[Attempt] = attempts! {
     "ioctl FIOSETOWN": SYS_ioctl(INVALID, 0x8901, INVALID);
     "ioctl SIOCSPGRP": SYS_ioctl(INVALID, 0x8902, INVALID);
     "openat O_ASYNC": SYS_openat(INVALID, INVALID, libc::O_ASYNC);
-    // Time and limits of others, and of itself past what it was given.
+    // Time and limits of others, and its own past its bounds.
     "prlimit64 of another process": SYS_prlimit64(NO_PROCESS, libc::RLIMIT_NOFILE, 0, INVALID);
     "prlimit64 to set a limit": SYS_prlimit64(0, libc::RLIMIT_NOFILE, INVALID, 0);
     "setrlimit": SYS_setrlimit(libc::RLIMIT_NOFILE, INVALID);

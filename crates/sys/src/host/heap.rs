@@ -3,10 +3,10 @@
 /// A freed block of at least this many bytes goes back to the kernel at once.
 const RETURNED_BYTES: i32 = 256 * 1024;
 
-/// The heaps that threads share. By default the allocator creates eight for each processor, each with freed blocks of its own.
+/// The heaps that threads share. By default the allocator creates eight for each processor, each with separate freed blocks.
 const MAX_HEAPS: i32 = 2;
 
-/// Bounds what the allocator keeps of freed memory, for a process that runs for long and sometimes holds much.
+/// Bounds the freed memory that the allocator keeps, for a long-running process that sometimes holds much.
 pub fn bound_heap() {
     // SAFETY: sets parameters of the allocator, which ignores those that it does not know.
     unsafe {

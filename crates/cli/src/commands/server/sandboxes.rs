@@ -1,4 +1,4 @@
-//! `fumehood sandboxes`: what the operator of a server sees and ends.
+//! `fumehood sandboxes`: lists and ends the sandboxes of a server, for its operator.
 
 use std::process::ExitCode;
 

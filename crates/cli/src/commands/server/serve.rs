@@ -125,7 +125,7 @@ async fn listen(args: &ServeArgs, service: &Service) -> anyhow::Result<Listeners
         tracing::warn!(%error, "cannot record the socket for clients that look for it");
     }
 
-    // Nothing can fail any more: whoever reads this may connect.
+    // Nothing can fail any more, so clients may connect once they read this.
     for address in addresses {
         print_line(&format!("listening at {address}"))?;
     }

@@ -42,7 +42,7 @@ pub(crate) fn run(args: ImageArgs, host: &HostArgs) -> anyhow::Result<ExitCode> 
 }
 
 fn build_image(store: &Store, args: ImageBuildArgs, host: &HostArgs) -> anyhow::Result<ExitCode> {
-    // Everything that a build writes is public and only this user's to change, whatever the caller's files are.
+    // Everyone may read the files of a build, and only this user may change them, with any umask of the caller.
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
 
     // The agent goes into the image, the launcher into the store beside it.

@@ -72,7 +72,7 @@ impl Files {
                 progress.record_bytes(self, len);
             }
 
-            // What is not sent is not packed either.
+            // Files that are not sent are not packed either.
             chunks.close();
             input.close().await;
         };
@@ -95,7 +95,7 @@ impl Files {
     /// not exist. Regular files with their hard links and holes, directories, and relative links that stay inside are
     /// copied. Everything else is skipped, and returned with the reason. Nothing that the guest sends is written
     /// outside of `to`. At most 1 GiB and 100,000 files are written, below at most 128 directories. Permissions are those in the
-    /// guest as far as the umask allows them; nobody but the owner gets one to write. The copy may take a minute, and a
+    /// guest as far as the umask allows them; only the owner may write. The copy may take a minute, and a
     /// second for each 16 KiB.
     ///
     /// # Errors

@@ -19,7 +19,7 @@ pub(super) struct OpenDirectories {
 struct OpenDirectory {
     name: OsString,
     fd: OwnedFd,
-    /// What it gets when the copy leaves it, if the copy has made it.
+    /// The attributes to set when the copy leaves it, if the copy has created it.
     attributes: Option<Attributes>,
 }
 

@@ -37,7 +37,7 @@ pub(super) struct TarEntry {
     pub(super) has_unknown_form: bool,
 }
 
-/// What the headers before an entry say about it.
+/// The extended headers before an entry.
 #[derive(Debug, Default)]
 struct Extensions {
     path: Option<Vec<u8>>,

@@ -1,5 +1,5 @@
 //! Unpacks a tar stream from a guest. Every path is walked from open directories below the target without following
-//! links, so that nothing is written elsewhere, whatever the stream contains and whatever is in the target already.
+//! links, so that nothing is written elsewhere, for any stream and any content of the target.
 
 use std::collections::HashSet;
 use std::ffi::OsStr;
@@ -399,7 +399,7 @@ fn remove_existing(parent: BorrowedFd<'_>, name: &OsStr) -> Result<(), EntryErro
     }
 }
 
-/// Copies the content of an entry. What is between the parts of a sparse file becomes holes.
+/// Copies the content of an entry. The gaps between the parts of a sparse file become holes.
 fn copy_content(
     entry: &TarEntry,
     tar: &mut TarReader<ChunkReader>,

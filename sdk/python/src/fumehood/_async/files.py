@@ -205,7 +205,7 @@ def _length_from(file: BinaryIO, start: Optional[int]) -> Optional[int]:
     except OSError:
         length = 0
     file.seek(start)
-    # A file of the kernel, such as those in /proc, says 0 whatever it has.
+    # Files of the kernel, such as those in /proc, report a size of 0.
     return length if length > 0 else None
 
 
