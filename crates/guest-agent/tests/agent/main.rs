@@ -7,3 +7,6 @@ mod interpreters;
 mod operations;
 mod protocol;
 mod support;
+
+#[path = "../start/listening.rs"]
+mod listening;

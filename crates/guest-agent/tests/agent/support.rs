@@ -1,15 +1,17 @@
 //! The real agent on this machine, and a small client.
 
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 
 use fumehood_protocol::{
     Complete, Decoder, ErrorMessage, ErrorType, Exec, Hello, Item, Language, OpId, Ping, Request,
     Response, Stream, encode_line,
 };
+
+use crate::listening::start_listening;
 
 /// Everything must happen within this time, even on a busy machine.
 pub const DEADLINE: Duration = Duration::from_secs(60);
@@ -51,32 +53,14 @@ impl Agent {
         let bun = bun()
             .and_then(|bun| bun.parent().map(Path::to_path_buf))
             .unwrap_or_default();
-        let mut child = command
-            .args(["--listen", "127.0.0.1:0"])
-            .args(arguments)
-            .current_dir(&directory)
-            .env(
-                "PATH",
-                format!(
-                    "{}/bin:/usr/local/bin:/usr/bin:/bin:{}",
-                    directory.path().display(),
-                    bun.display()
-                ),
-            )
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
-        let mut line = String::new();
-        BufReader::new(child.stdout.take().unwrap())
-            .read_line(&mut line)
-            .unwrap();
-        let address = line
-            .trim()
-            .strip_prefix("listening on ")
-            .expect("no address")
-            .to_string();
+        let path = format!(
+            "{}/bin:/usr/local/bin:/usr/bin:/bin:{}",
+            directory.path().display(),
+            bun.display()
+        );
+        command.current_dir(&directory).env("PATH", path);
+        let (child, address) = start_listening(&mut command, arguments);
+
         Self {
             child,
             address,

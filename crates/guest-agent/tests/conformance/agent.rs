@@ -1,10 +1,11 @@
 //! The agent on this machine.
 
-use std::io::{BufRead, BufReader};
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command};
 
 use fumehood_conformance::Address;
+
+use crate::listening::start_listening;
 
 /// An agent process that is killed at the end of the test.
 pub(crate) struct Agent {
@@ -31,28 +32,13 @@ impl Agent {
             directory.path().display(),
             std::env::var("PATH").unwrap()
         );
-        let mut child = Command::new(env!("CARGO_BIN_EXE_fumehood-agent"))
-            .args(["--listen", "127.0.0.1:0"])
-            .args(arguments)
-            .current_dir(&home)
-            .env("PATH", path)
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
-        let mut line = String::new();
-        BufReader::new(child.stdout.take().unwrap())
-            .read_line(&mut line)
-            .unwrap();
-        let place = line
-            .trim()
-            .strip_prefix("listening on ")
-            .expect("no address");
+        let mut command = Command::new(env!("CARGO_BIN_EXE_fumehood-agent"));
+        command.current_dir(&home).env("PATH", path);
+        let (child, address) = start_listening(&mut command, arguments);
 
         Self {
             child,
-            address: format!("tcp://{place}").parse().unwrap(),
+            address: format!("tcp://{address}").parse().unwrap(),
             directory,
         }
     }

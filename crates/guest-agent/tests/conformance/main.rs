@@ -9,3 +9,6 @@ mod agent;
 mod golden;
 mod models;
 mod suite;
+
+#[path = "../start/listening.rs"]
+mod listening;
