@@ -15,6 +15,11 @@ use crate::processes;
 use crate::work::{CommandJob, Ended};
 use crate::world::{Server, World};
 
+/// The ends of an upload whose sandbox was lost. The server answers before it has read everything, and closes the
+/// connection: a client that still sends may see that first.
+const LOST_UPLOAD: Promise =
+    Promise::statuses(&[200, 201, 204, 410, 502]).causes(&["", "lost", "protocol", "connection"]);
+
 /// The ends of a request whose sandbox was lost, if the fault did not come too late.
 const LOST: Promise =
     Promise::statuses(&[200, 201, 204, 410, 502]).causes(&["", "lost", "protocol"]);
@@ -27,7 +32,7 @@ pub(super) fn faults() -> Vec<Fault> {
                 ("PUT", format!("{path}/files/content?path=big"), body)
             })
         })
-        .promise(LOST)
+        .promise(LOST_UPLOAD)
         .within(15),
         Fault::scene("kill-qemu-during-fork", |s| {
             let body = b"{\"count\":2}".to_vec();
