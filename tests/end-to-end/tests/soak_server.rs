@@ -295,7 +295,9 @@ impl Worker {
     }
 
     async fn install(&mut self) {
-        let sandbox = self.sandbox(&json!({ "language": "python" })).await;
+        let network = json!({ "policy": { "allow": [{ "index": "python" }] } });
+        let request = json!({ "language": "python", "network": network });
+        let sandbox = self.sandbox(&request).await;
         let request = json!({ "language": "python", "packages": ["user_of_tiny"] });
         let path = format!("{sandbox}/packages");
         let installed = self.post(&path, &request, 200).await;
