@@ -16,9 +16,6 @@ const TABLE_END: &str = "<!-- end of soak -->\n";
 /// The test that works, in its short form in CI.
 const TEST: &str = "a_server_returns_to_its_floor";
 
-/// The package index that the test serves in its network.
-const INDEX: &str = "http://203.0.113.10:8000/";
-
 /// How long to work.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Options {
@@ -64,8 +61,6 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
         .env("FUMEHOOD_TEST_NETNS", "1")
         .env("FUMEHOOD_SOAK_MINUTES", options.minutes.to_string())
         .env("FUMEHOOD_SOAK_TABLE", &table)
-        .env("UV_DEFAULT_INDEX", INDEX)
-        .env("PIP_CONFIG_FILE", "/dev/null")
         .env("TMPDIR", &temporary)
         .status()
         .context("cannot run unshare; install Debian's package util-linux")?;

@@ -1,7 +1,7 @@
 //! A server under mixed work for a long time: afterwards it holds what it held before.
 //!
-//! In CI it does each kind of work a few times, except for packages. `cargo xtask soak --minutes N` works for that long, and
-//! writes the table of docs/design/reliability.md.
+//! In CI it does each kind of work a few times. `cargo xtask soak --minutes N` works for that long, and writes the table of
+//! docs/design/reliability.md.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::fmt::Write;
@@ -10,19 +10,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use fumehood_end_to_end::index::{FileServer, PYTHON_INDEX, build_index};
 use fumehood_end_to_end::netns::in_private_netns;
 use fumehood_end_to_end::server::{Client, Server};
 use fumehood_end_to_end::servers::{WEB4, WebServer, at};
 use fumehood_end_to_end::{descendants, status_kib};
 use serde_json::{Value, json};
 
-/// The kinds of work in CI, and those of `cargo xtask soak`.
+/// The kinds of work.
 const KINDS: usize = 14;
-const LONG_KINDS: usize = 15;
-
-/// The port of the package index, at [`WEB4`]; `cargo xtask soak` configures it.
-const INDEX_PORT: u16 = 8000;
 
 /// How much is done at the same time.
 const WORKERS: usize = 4;
@@ -265,7 +260,6 @@ impl Worker {
             10 => self.use_sandbox().await,
             11 => self.fork().await,
             12 => self.kill_program().await,
-            14 => self.install().await,
             _ => {
                 self.post("/v1/runs", &json!({ "language": "cobol", "code": "" }), 400)
                     .await;
@@ -291,22 +285,6 @@ impl Worker {
         );
         assert!(self.0.request("GET", &path, "").await.body == content);
 
-        self.end(&sandbox).await;
-    }
-
-    async fn install(&mut self) {
-        let network = json!({ "policy": { "allow": [{ "index": "python" }] } });
-        let request = json!({ "language": "python", "network": network });
-        let sandbox = self.sandbox(&request).await;
-        let request = json!({ "language": "python", "packages": ["user_of_tiny"] });
-        let path = format!("{sandbox}/packages");
-        let installed = self.post(&path, &request, 200).await;
-        assert_eq!(installed["installed"].as_array().unwrap().len(), 2);
-
-        let code = "import user_of_tiny; print(user_of_tiny.VALUE)";
-        let request = json!({ "language": "python", "code": code });
-        let run = self.post(&format!("{sandbox}/runs"), &request, 200).await;
-        assert_eq!(run["stdout"], "15\n", "{run}");
         self.end(&sandbox).await;
     }
 
@@ -352,7 +330,6 @@ impl Worker {
 async fn work(
     server: &Arc<Server>,
     done: &Arc<AtomicUsize>,
-    kinds: usize,
     is_over: impl Fn(usize) -> bool + Clone + Send + Sync + 'static,
 ) {
     let mut workers = tokio::task::JoinSet::new();
@@ -364,7 +341,7 @@ async fn work(
                 let mut worker = Worker(server.client().await);
                 // The workers do different things at the same time.
                 worker
-                    .work((n + number * kinds / WORKERS) % kinds, &server)
+                    .work((n + number * KINDS / WORKERS) % KINDS, &server)
                     .await;
                 done.fetch_add(1, Ordering::Relaxed);
                 n += 1;
@@ -403,26 +380,21 @@ async fn soak() {
 
     let web = WebServer::default();
     web.serve(at(WEB4, 80)).await;
-    let kinds = if length.is_some() { LONG_KINDS } else { KINDS };
-    let directory = tempfile::tempdir().unwrap();
-    let index = build_index(PYTHON_INDEX, "index", directory.path());
-    let _index = FileServer::new(&index, None).listen(&format!("{WEB4}:{INDEX_PORT}"));
-
     let server = Arc::new(Server::start(&[]));
     let done = Arc::<AtomicUsize>::default();
     let count = || done.load(Ordering::Relaxed);
     let mut table = format!("{TABLE_HEAD}\n");
 
-    work(&server, &done, kinds, move |n| n >= WARM_UP * kinds).await;
+    work(&server, &done, |n| n >= WARM_UP * KINDS).await;
     let floor = settled(&server, count(), None).await;
     writeln!(table, "{}", floor.row("after the warm-up")).unwrap();
 
     match length {
-        None => work(&server, &done, kinds, move |n| n >= SHORT * kinds).await,
+        None => work(&server, &done, |n| n >= SHORT * KINDS).await,
         Some(length) => {
             for part in 1..=MEASUREMENTS {
                 let end = Instant::now() + length / MEASUREMENTS;
-                work(&server, &done, kinds, move |_| Instant::now() > end).await;
+                work(&server, &done, move |_| Instant::now() > end).await;
                 let minutes = (length * part / MEASUREMENTS).as_secs() / 60;
                 let held = settled(&server, count(), Some(&floor)).await;
                 writeln!(table, "{}", held.row(&format!("{minutes} min"))).unwrap();
