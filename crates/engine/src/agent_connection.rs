@@ -7,7 +7,7 @@ use fumehood_protocol::{
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream, UnixStream};
 
-use crate::agent::{ChannelError, say_hello};
+use crate::agent::{ChannelError, hand_over};
 use crate::error::{Error, ErrorKind};
 use crate::provision::{AcquiredVm, MemoryReservation};
 use crate::vm::Vm;
@@ -102,7 +102,7 @@ impl AgentConnection {
         };
 
         // End the conversation of the client before.
-        say_hello(&mut self.socket, 0, &[], None, HANDOVER_TIMEOUT).await?;
+        hand_over(&mut self.socket, HANDOVER_TIMEOUT).await?;
         self.socket
             .write_all(&first)
             .await

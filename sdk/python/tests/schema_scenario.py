@@ -20,7 +20,7 @@ READY_S = 60
 RUN_S = int(os.environ.get("FUMEHOOD_SCHEMA_S", "420"))
 """Timeout in seconds."""
 
-EXAMPLES = os.environ.get("FUMEHOOD_SCHEMA_EXAMPLES", "6" if os.environ.get("FUMEHOOD_TEST_LONG") else "3")
+EXAMPLES = os.environ.get("FUMEHOOD_SCHEMA_EXAMPLES", "6" if os.environ.get("FUMEHOOD_TEST_LONG") else "1")
 
 
 def ready() -> bool:

@@ -3,7 +3,7 @@
 use std::fs::{File, OpenOptions};
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
@@ -200,9 +200,16 @@ impl Server {
     /// Fails if it does not exit in time.
     pub(crate) fn end(&mut self, world: &World, signal: Signal) -> anyhow::Result<Option<i32>> {
         processes::signal(self.pid(), signal);
-        world.wait_until("the server's end", 60, || !self.is_alive())?;
+        Ok(self.wait(world)?.code())
+    }
 
-        Ok(self.child.wait()?.code())
+    /// Waits for its end.
+    ///
+    /// # Errors
+    /// Fails if it does not exit in time.
+    pub(crate) fn wait(&mut self, world: &World) -> anyhow::Result<ExitStatus> {
+        world.wait_until("the server's end", 60, || !self.is_alive())?;
+        Ok(self.child.wait()?)
     }
 }
 

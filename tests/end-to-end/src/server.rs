@@ -2,7 +2,7 @@
 
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -16,7 +16,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 use tokio::io::{AsyncRead, AsyncWrite};
 
-use crate::{finish, fumehood, send, wait_until, within_deadline};
+use crate::{finish, fumehood, program, send, wait_until, within_deadline};
 
 /// A separate server with a separate state. Dropping it kills it.
 #[derive(Debug)]
@@ -51,7 +51,24 @@ impl Server {
     /// Panics if it does not listen.
     #[must_use]
     pub fn start_in(dir: &Arc<TempDir>, options: &[&str]) -> Self {
-        let mut command = fumehood();
+        Self::spawn(fumehood(), dir, options)
+    }
+
+    /// Starts a server that may have this many descriptors.
+    ///
+    /// # Panics
+    /// Panics if it does not listen.
+    #[must_use]
+    pub fn start_with_descriptors(most: u32) -> Self {
+        let dir = tempfile::tempdir().unwrap_or_else(|e| panic!("{e}"));
+        let mut command = Command::new("prlimit");
+        command.arg(format!("--nofile={most}")).arg(program());
+        command.env("FUMEHOOD_NO_SERVER", "1");
+        Self::spawn(command, &Arc::new(dir), &[])
+    }
+
+    /// Starts a server by this command.
+    fn spawn(mut command: Command, dir: &Arc<TempDir>, options: &[&str]) -> Self {
         command
             .args(["serve", "--listen", "127.0.0.1:0", "--socket"])
             .arg(dir.path().join("server.sock"))

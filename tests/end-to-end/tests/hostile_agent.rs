@@ -1,10 +1,12 @@
 //! A guest with a hostile agent, against the real engine: each request ends in time with the right error, this
 //! process's memory stays bounded, and another sandbox is not affected.
 //!
-//! Tests that check this process's memory run one at a time. What such a test has to wait for, it waits for at once.
+//! The tests run in the order of their names: first those that mostly wait, beside each other; then those that check larger
+//! parts of this process's memory, one at a time.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -163,24 +165,87 @@ impl MemoryPeak {
     }
 }
 
-/// Held by each test that checks the memory of this process, which all tests share.
-static MEMORY_TEST: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
+/// Held by each test that checks the memory of this process, which all tests share: for reading by those that together stay
+/// within the bound.
+static MEMORY_TEST: tokio::sync::RwLock<()> = tokio::sync::RwLock::const_new(());
 
-/// Takes a minute, in which it does next to nothing. It is the first by name, so that it runs beside all others.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_download_that_stalls_times_out() {
+/// Nearly the time that a file may take whose guest sends a byte a second.
+const FILE_STALL: Duration = Duration::from_secs(56);
+
+/// More time than a directory may take of which only the first window was sent.
+const DIRECTORY_STALL: Duration = Duration::from_secs(30 * 60);
+
+/// Waits until a transfer has begun, and moves the clock on. Returns the transfer's error.
+async fn error_after<T: std::fmt::Debug>(
+    stall: Duration,
+    transfer: impl Future<Output = Result<T, Error>>,
+    has_begun: impl Fn() -> bool,
+) -> (ErrorKind, String) {
+    let mut transfer = pin!(transfer);
+    let begun = async {
+        while !has_begun() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    let begun = within_deadline("the start of a transfer", async {
+        tokio::select! {
+            result = &mut transfer => panic!("{result:?}"),
+            () = begun => {}
+        }
+    });
+    begun.await;
+
+    tokio::time::pause();
+    tokio::time::advance(stall).await;
+    tokio::time::resume();
+    kind(within_deadline("the end of a transfer", transfer).await)
+}
+
+/// Whether this process has the file open.
+fn is_open(path: &Path) -> bool {
+    let descriptors = std::fs::read_dir("/proc/self/fd").unwrap().flatten();
+    let mut targets = descriptors.flat_map(|entry| std::fs::read_link(entry.path()));
+    targets.any(|target| target == path)
+}
+
+/// The clock of a runtime with one thread can be moved.
+#[tokio::test]
+async fn transfers_that_stall_time_out() {
     let hostile = HostileImage::new("");
-    let sandbox = hostile.sandbox().await;
+    let directory = tempfile::tempdir().unwrap();
+    let place = directory.path();
 
-    let start = Instant::now();
-    let (kind_of, text) = kind(sandbox.files().read("/a byte a second").await);
-    assert_eq!(kind_of, ErrorKind::Lost, "{text}");
+    let sandbox = hostile.sandbox().await;
+    let target = place.join("file");
+    let file = tokio::fs::File::create(&target).await.unwrap();
+    let download = sandbox.files();
+    let download = download.download("/a byte a second", file);
+    let (kind, text) = error_after(FILE_STALL, download, || {
+        target.metadata().unwrap().len() > 0
+    })
+    .await;
+    assert_eq!(kind, ErrorKind::Lost, "{text}");
     assert!(text.contains("the guest sent only "), "{text}");
-    assert!(
-        start.elapsed() < Duration::from_secs(80),
-        "{:?}",
-        start.elapsed()
-    );
+
+    let sandbox = hostile.sandbox().await;
+    let target = place.join("target");
+    let files = sandbox.files();
+    let download = files.download_dir("/a byte a second", &target);
+    let (kind, text) = error_after(DIRECTORY_STALL, download, || target.exists()).await;
+    assert_eq!(kind, ErrorKind::Lost, "{text}");
+    assert!(text.contains("the copy of the directory"), "{text}");
+
+    // More than the buffers on the way hold: the thread that packs it has to wait.
+    let sandbox = hostile.sandbox().await;
+    let source = place.join("source");
+    std::fs::create_dir(&source).unwrap();
+    let large = source.join("large");
+    std::fs::write(&large, vec![0; 16 * 1024 * 1024]).unwrap();
+    let files = sandbox.files();
+    let upload = files.upload_dir(&source, "/nothing");
+    let (kind, text) = error_after(DIRECTORY_STALL, upload, || is_open(&large)).await;
+    assert_eq!(kind, ErrorKind::Lost, "{text}");
+    assert!(text.contains("the copy of the directory"), "{text}");
 }
 
 /// Deeds of a hostile agent in an exec, and part of the error message for each.
@@ -223,8 +288,8 @@ const VIOLATIONS: [(&str, &str); 23] = [
 const VIOLATIONS_AT_ONCE: usize = 2;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_protocol_violation_ends_the_vm() {
-    let _guard = MEMORY_TEST.lock().await;
+async fn violations_of_the_protocol_end_the_vm() {
+    let _guard = MEMORY_TEST.write().await;
     let (hostile, neighbour) = (HostileImage::new(""), Neighbour::start().await);
     let memory = MemoryPeak::watch();
 
@@ -266,7 +331,7 @@ async fn a_protocol_violation_ends_the_vm() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_silent_or_slow_agent_times_out() {
-    let _guard = MEMORY_TEST.lock().await;
+    let _guard = MEMORY_TEST.read().await;
     let (hostile, neighbour) = (HostileImage::new(""), Neighbour::start().await);
     let memory = MemoryPeak::watch();
 
@@ -320,8 +385,8 @@ async fn a_silent_or_slow_agent_times_out() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn repeated_completions_end_the_sandbox() {
-    let _guard = MEMORY_TEST.lock().await;
+async fn completions_that_repeat_end_the_sandbox() {
+    let _guard = MEMORY_TEST.read().await;
     let (hostile, neighbour) = (HostileImage::new(""), Neighbour::start().await);
     let (memory, sandbox) = (MemoryPeak::watch(), hostile.sandbox().await);
 
@@ -433,8 +498,8 @@ async fn flood_of_changes(hostile: &HostileImage) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn file_operations_of_a_hostile_agent_fail() {
-    let _guard = MEMORY_TEST.lock().await;
+async fn wrong_answers_to_file_operations_are_errors() {
+    let _guard = MEMORY_TEST.write().await;
     let (hostile, neighbour) = (HostileImage::new(""), Neighbour::start().await);
     let memory = MemoryPeak::watch();
 
@@ -465,7 +530,7 @@ const GREETINGS: [(&str, &str); 10] = [
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn invalid_greetings_fail_the_boot() {
-    let _guard = MEMORY_TEST.lock().await;
+    let _guard = MEMORY_TEST.read().await;
     let neighbour = Neighbour::start().await;
     let memory = MemoryPeak::watch();
 

@@ -21,12 +21,16 @@ const NAME: &str = "index.test";
 /// Addresses of the indexes: private ones, which the user's configuration names.
 const PYTHON: &str = "10.66.0.1:8000";
 const JAVASCRIPT: &str = "10.66.0.1:8001";
+const CLOSED: &str = "10.66.0.1:8009";
+const SILENT: &str = "10.66.0.1:8010";
 const SEALED: &str = "10.66.0.1:8443";
 
 /// A separate store with the user's images, and a configuration of the command that names the tests' indexes.
 struct Environment {
     directory: TempDir,
     variables: Vec<(String, String)>,
+    /// The umask of commands.
+    umask: &'static str,
 }
 
 impl Environment {
@@ -52,6 +56,7 @@ impl Environment {
         Self {
             directory,
             variables,
+            umask: "022",
         }
     }
 
@@ -71,8 +76,13 @@ impl Environment {
         }
 
         // Names are looked up as on a host that has this file.
-        let script = "mount --bind \"$HOME/hosts\" /etc/hosts && exec \"$0\" \"$@\"";
-        command.args(["--mount", "sh", "-c", script]).arg(program());
+        let script = format!(
+            "mount --bind \"$HOME/hosts\" /etc/hosts && umask {} && exec \"$0\" \"$@\"",
+            self.umask
+        );
+        command
+            .args(["--mount", "sh", "-c", &script])
+            .arg(program());
         let configured = [
             "PIP_INDEX_URL",
             "PIP_EXTRA_INDEX_URL",
@@ -214,78 +224,53 @@ fn packages_are_installed_once_and_reused() {
         let (printed, _) = environment.prints("python", &packages, looks);
         assert_eq!(printed, "True [0, 0, 1000, 1000]\n");
 
-        let (removed, _) = prune(&environment);
+        let pruned = environment.run(&["layer", "prune", "--all"]);
+        let removed = String::from_utf8(pruned.stdout).unwrap();
         assert!(removed.starts_with("removed 1 layers"), "{removed}");
+        assert_eq!(environment.layers(), [""; 0]);
+
+        // Installed again, the same packages make the same layer.
         let (printed, stderr) = environment.prints("python", &packages, USES_TINY);
         assert_eq!((printed.as_str(), builders(&stderr)), ("15\n", 1));
+        let digest = |layers: &[String]| layers[0][..12].to_owned();
+        assert_eq!(digest(&environment.layers()), digest(&layers));
     });
 }
 
-fn prune(environment: &Environment) -> (String, usize) {
-    let pruned = environment.run(&["layer", "prune", "--all"]);
-    let text = String::from_utf8(pruned.stdout).unwrap();
-    (text, environment.layers().len())
-}
-
+/// What fumehood writes for QEMU, which runs as another user, does not depend on the umask.
 #[test]
-fn packages_can_be_combined_with_a_network() {
-    in_private_netns("packages_can_be_combined_with_a_network", || async {
-        let environment = Environment::new();
-        let _server = environment.serve_python();
-        let code = "import tiny, urllib.request\n\
-            print(tiny.VALUE, urllib.request.urlopen('http://10.66.0.1:8000/tiny/').status)";
-        let args = [
-            "run",
-            "-l",
-            "python",
-            "-p",
-            "tiny==1.0",
-            "--allow",
-            PYTHON,
-            "-c",
-            code,
-        ];
+fn packages_a_network_and_files_are_combined_whatever_the_umask() {
+    in_private_netns(
+        "packages_a_network_and_files_are_combined_whatever_the_umask",
+        || async {
+            let mut environment = Environment::new();
+            environment.umask = "027";
+            let _server = environment.serve_python();
+            let (local, copy) = ["in", "out"]
+                .map(|name| environment.directory.path().join(name))
+                .into();
+            std::fs::write(&local, "text").unwrap();
+            let (upload, download) = (
+                format!("{}:in", local.display()),
+                format!("in:{}", copy.display()),
+            );
 
-        for builds in [1, 0] {
-            let ended = environment.run(&args);
-            let printed = String::from_utf8_lossy(&ended.stdout);
-            assert_eq!(printed, "1 200\n", "{}", stderr_text(&ended));
-            assert_eq!(builders(&stderr_text(&ended)), builds);
-        }
-    });
-}
+            let code = "import tiny, urllib.request\n\
+                print(tiny.VALUE, urllib.request.urlopen('http://10.66.0.1:8000/tiny/').status)";
+            let mut args = vec!["run", "-l", "python", "-c", code];
+            args.extend(["-p", "tiny==1.0", "--allow", PYTHON]);
+            args.extend(["--upload", &upload, "--download", &download]);
 
-#[test]
-fn an_installation_times_out() {
-    in_private_netns("an_installation_times_out", || async {
-        let environment = Environment::new();
-        let server = environment.serve_python();
-        server.hold(true);
-        let args = ["tiny==1.0", "--package-timeout=20"];
-        let (kind, retry, message) = environment.fails(&args[..1], &args[1..]);
-        assert_eq!((kind.as_str(), retry.as_str()), ("unreachable", "safe"));
-        assert!(message.contains("20 s"), "{message}");
-        server.hold(false);
-        assert_eq!(
-            environment.prints("python", &args[..1], "import tiny").0,
-            ""
-        );
-    });
-}
-
-#[test]
-fn the_same_packages_make_the_same_layer() {
-    in_private_netns("the_same_packages_make_the_same_layer", || async {
-        let environment = Environment::new();
-        let _server = environment.serve_python();
-        let digest = || {
-            environment.prints("python", &["tiny==1.0"], "import tiny");
-            let digest = environment.layers().remove(0)[..12].to_owned();
-            assert_eq!(prune(&environment).1, 0);
-            digest
-        };
-        assert_eq!(digest(), digest());
-    });
+            for builds in [1, 0] {
+                let ended = environment.run(&args);
+                let printed = String::from_utf8_lossy(&ended.stdout);
+                assert_eq!(printed, "1 200\n", "{}", stderr_text(&ended));
+                assert_eq!(builders(&stderr_text(&ended)), builds);
+                assert_eq!(std::fs::read_to_string(&copy).unwrap(), "text");
+                std::fs::remove_file(&copy).unwrap();
+            }
+        },
+    );
 }
 
 #[test]
@@ -312,16 +297,25 @@ fn javascript_packages_are_installed_once_and_reused() {
 }
 
 #[test]
-fn resolution_failures_quote_the_installer() {
-    in_private_netns("resolution_failures_quote_the_installer", || async {
+fn failed_installations_are_explained() {
+    in_private_netns("failed_installations_are_explained", || async {
         let mut environment = Environment::new();
-        let _server = environment.serve_python();
+        let index = environment.index(PYTHON_INDEX, "index");
+        let _server = FileServer::new(&index, None).listen(PYTHON);
+        let silent = FileServer::new(&index, None).listen(SILENT);
+        silent.hold(true);
 
-        // Nothing listens there. The installer retries for a while, in which the others fail.
-        let closed = ("UV_DEFAULT_INDEX".into(), "http://10.66.0.1:8009/".into());
-        environment.variables.push(closed);
-        let unreachable = environment.start_failing(&["tiny==1.0"], &[]);
-        environment.variables.pop();
+        // At one of these addresses nothing listens, and at the other one nothing is answered. The installer tries for a
+        // while, in which the others fail.
+        let mut start_at = |address: &str, packages: &[&str], options: &[&str]| {
+            let index = ("UV_DEFAULT_INDEX".into(), format!("http://{address}/"));
+            environment.variables.push(index);
+            let run = environment.start_failing(packages, options);
+            environment.variables.pop();
+            run
+        };
+        let unreachable = start_at(CLOSED, &["tiny==1.0"], &[]);
+        let unanswered = start_at(SILENT, &["tiny==1.5"], &["--package-timeout=20"]);
 
         let (kind, retry, message) = environment.fails(&["user_of_tiny==0.3", "tiny==2.0"], &[]);
         assert_eq!((kind.as_str(), retry.as_str()), ("invalid", "never"));
@@ -342,7 +336,15 @@ fn resolution_failures_quote_the_installer() {
             ("unreachable", "safe"),
             "{message}"
         );
+
+        let (kind, retry, message) = failure(unanswered);
+        assert_eq!((kind.as_str(), retry.as_str()), ("unreachable", "safe"));
+        assert!(message.contains("20 s"), "{message}");
         assert_eq!(environment.layers().len(), 0);
+
+        // The same packages can be installed now.
+        let (printed, _) = environment.prints("python", &["tiny==1.5"], "import tiny");
+        assert_eq!(printed, "");
     });
 }
 

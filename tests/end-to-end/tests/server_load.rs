@@ -6,6 +6,7 @@ use fumehood_end_to_end::server::{Client, Server};
 use fumehood_end_to_end::{descendants, is_alive, wait_until, within_deadline};
 use rustix::process::Signal;
 use serde_json::{Value, json};
+use tokio::net::TcpStream;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_burst_of_200_runs_succeeds_or_is_rejected() {
@@ -67,6 +68,22 @@ async fn a_burst_of_200_runs_succeeds_or_is_rejected() {
         "{:?}",
         start.elapsed()
     );
+}
+
+#[tokio::test]
+async fn connections_leave_descriptors_for_runs() {
+    const DESCRIPTORS: u32 = 256;
+
+    let server = Server::start_with_descriptors(DESCRIPTORS);
+    let mut idle = Vec::new();
+    for _ in 0..DESCRIPTORS + 64 {
+        idle.push(TcpStream::connect(&server.address).await.unwrap());
+    }
+
+    let mut client = server.client().await;
+    let body = json!({ "language": "shell", "code": "echo well" });
+    let run = client.json("POST", "/v1/runs", &body, 200).await;
+    assert_eq!(run["stdout"], "well\n", "{run}");
 }
 
 async fn get_run(client: &mut Client, run: &Value) -> Value {

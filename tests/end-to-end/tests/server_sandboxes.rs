@@ -1,8 +1,10 @@
 //! Sandboxes over HTTP: state, files, forks, and ownership by API keys.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+use std::time::Duration;
+
 use fumehood_end_to_end::server::Server;
-use fumehood_end_to_end::{finish, fumehood, wait_until};
+use fumehood_end_to_end::{descendants, finish, fumehood, wait_until, within_deadline};
 use serde_json::{Value, json};
 
 fn python(code: &str) -> Value {
@@ -420,12 +422,23 @@ fn operate(arguments: &[&str]) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
+/// Counts the files in memory that a process has open: saved states, for one.
+fn memory_files(pid: u32) -> usize {
+    let descriptors = std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap();
+    let targets = descriptors
+        .flatten()
+        .flat_map(|entry| entry.path().read_link());
+    let in_memory = targets.filter(|target| target.to_string_lossy().starts_with("/memfd:"));
+    in_memory.count()
+}
+
 #[tokio::test]
-async fn the_operator_ends_sandboxes_and_a_revoked_key_loses_all_of_them() {
+async fn the_operator_ends_sandboxes_and_a_revoked_key_loses_everything() {
     let server = Server::start(&[]);
     let (socket, state) = (server.socket(), server.dir().path().join("state.sqlite"));
     let (socket, state) = (socket.to_str().unwrap(), state.to_str().unwrap());
-    let mut client = server.with_key(&server.key("one")).await;
+    let key = server.key("one");
+    let mut client = server.with_key(&key).await;
     let mut ids = Vec::new();
     for _ in 0..2 {
         let sandbox = client.json("POST", "/v1/sandboxes", &json!({}), 201).await;
@@ -449,11 +462,42 @@ async fn the_operator_ends_sandboxes_and_a_revoked_key_loses_all_of_them() {
     let ended = client.json("GET", &path, &Value::Null, 200).await;
     assert_eq!(ended["ended"], "operator");
 
-    // A detached program, which nothing else would end.
+    // A checkpoint, and detached programs, which nothing else would end.
+    let path = format!("/v1/sandboxes/{}", ids[1]);
+    let checkpoints = format!("{path}/checkpoints");
+    let files_before = memory_files(server.pid());
+    client.json("POST", &checkpoints, &Value::Null, 201).await;
+    assert!(memory_files(server.pid()) > files_before);
     let sleep = json!({ "argv": ["sleep", "600"], "detach": true });
-    let path = format!("/v1/sandboxes/{}/processes", ids[1]);
-    client.json("POST", &path, &sleep, 202).await;
-    operate(&["keys", "revoke", "one", "--state", state]);
-    wait_until("the end of the sandbox", || list().is_empty());
-    client.json("GET", "/v1/runs", &Value::Null, 401).await;
+    let processes = format!("{path}/processes");
+    client.json("POST", &processes, &sleep, 202).await;
+    let mut sleep =
+        json!({ "language": "shell", "code": "sleep 600", "timeout_s": 300, "detach": true });
+    client.json("POST", "/v1/runs", &sleep, 202).await;
+
+    // A request in progress.
+    sleep["detach"] = json!(false);
+    let waiting = client.request("POST", "/v1/runs", sleep.to_string());
+    let mut other = server.with_key(&key).await;
+    let revoke = async {
+        let running = "/v1/runs?state=running";
+        loop {
+            let listed = other.json("GET", running, &Value::Null, 200).await;
+            if listed["runs"].as_array().unwrap().len() == 3 {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        operate(&["keys", "revoke", "one", "--state", state]);
+    };
+    let both = async { tokio::join!(waiting, revoke).0 };
+    let reply = within_deadline("the end of a request", both).await;
+    assert_eq!(reply.status, 401, "{}", reply.json());
+
+    wait_until("the end of what the key had", || {
+        let has_vms = !descendants(server.pid()).is_empty();
+        let has_checkpoint = memory_files(server.pid()) > files_before;
+        list().is_empty() && !has_vms && !has_checkpoint
+    });
+    other.json("GET", "/v1/runs", &Value::Null, 401).await;
 }

@@ -3,16 +3,18 @@
 
 use std::time::{Duration, Instant};
 
-use fumehood_end_to_end::repetitions;
+use fumehood_end_to_end::{is_long, repetitions};
 use fumehood_engine::{
     Config, Engine, Event, Language, Outcome, Run, RunRequest, Sandbox, SpawnRequest,
 };
 use futures_util::future::join_all;
 
-const SANDBOXES: usize = 10;
+/// Sandboxes that work at the same time: few in CI, so that each does much.
+const SANDBOXES: usize = 5;
 /// Operations in all, unless `FUMEHOOD_SOAK_OPS` gives another number.
-const OPERATIONS: usize = 1000;
-/// Operations in all for `cargo xtask test --long`: as many as the design asks for.
+const OPERATIONS: usize = 400;
+/// The same for `cargo xtask test --long`: as many as the design asks for.
+const LONG_SANDBOXES: usize = 10;
 const LONG_OPERATIONS: usize = 2000;
 /// Operations in each sandbox after which each kind has occurred and each file exists: from then on nothing may grow.
 const WARM_UP: usize = 36;
@@ -148,13 +150,14 @@ async fn operate(sandbox: &Sandbox, n: usize) {
 }
 
 async fn work(sandboxes: &[Sandbox], from: usize, to: usize) {
+    let count = sandboxes.len();
     let mut tasks = tokio::task::JoinSet::new();
     for (at, sandbox) in sandboxes.iter().enumerate() {
         let sandbox = sandbox.clone();
         tasks.spawn(async move {
-            for n in (from..to).filter(|n| n % SANDBOXES == at) {
+            for n in (from..to).filter(|n| n % count == at) {
                 // Each sandbox gets each kind.
-                operate(&sandbox, n / SANDBOXES + at).await;
+                operate(&sandbox, n / count + at).await;
             }
         });
     }
@@ -167,10 +170,11 @@ async fn work(sandboxes: &[Sandbox], from: usize, to: usize) {
 #[tokio::test(flavor = "multi_thread")]
 async fn resource_use_does_not_grow() {
     let operations = repetitions("FUMEHOOD_SOAK_OPS", OPERATIONS, LONG_OPERATIONS);
+    let count = if is_long() { LONG_SANDBOXES } else { SANDBOXES };
     let engine = Engine::start(Config::default()).unwrap();
     let mut sandboxes = Vec::new();
 
-    for _ in 0..SANDBOXES {
+    for _ in 0..count {
         let sandbox = engine.sandbox().memory_mib(512).allow_root().await.unwrap();
         sandboxes.push(sandbox);
     }
@@ -178,7 +182,7 @@ async fn resource_use_does_not_grow() {
     let start = Instant::now();
 
     // First-time allocations do not count as growth.
-    let warm = (operations * 2 / 5).max(WARM_UP * SANDBOXES);
+    let warm = (operations * 2 / 5).max(WARM_UP * count);
     assert!(
         operations > warm,
         "{operations} operations are only the warm-up; at least {} are needed",

@@ -14,7 +14,8 @@ const WELL_CRC: u32 = 0x2c75_5834;
 pub(crate) fn run(connection: &mut Connection, request: &Value) {
     let id = &request["op_id"];
     let text = |name: &str| request[name].as_str().map(str::to_owned);
-    let Some(name) = text("code").or_else(|| text("path")) else {
+    let program = || text("cwd").map(|place| format!("a program in {place}"));
+    let Some(name) = text("code").or_else(|| text("path")).or_else(program) else {
         return;
     };
 
@@ -52,7 +53,7 @@ fn frame_attack(connection: &mut Connection, id: &Value, name: &str) -> bool {
             frame(connection, id, "stdout", 0, b"x");
             frame(connection, id, "stdout", 0, b"x");
         }
-        "a byte a second" => slowly(connection, id, "stdout"),
+        "a byte a second" | "a program in /a byte a second" => slowly(connection, id, "stdout"),
         "values of a million forms" => {
             let forms: String = (0..1_000_000).map(|n| format!("\"{n:x}\":0,")).collect();
             let value = format!("{{{}\"x\":0}}\n", forms);
@@ -140,7 +141,7 @@ fn message_attack(connection: &mut Connection, id: &Value, name: &str) -> bool {
                 json!({"version": "0", "protocol": 1, "features": [], "boot_id": "x"}),
             );
         }
-        "nothing" => hang(),
+        "nothing" | "a program in /nothing" => hang(),
         "an end of the machine" => std::process::exit(0),
         _ => return false,
     }
@@ -168,7 +169,8 @@ fn file_attack(connection: &mut Connection, id: &Value, path: &str) -> bool {
         "/without end" => frames(connection, id, "file"),
         "/a byte a second" => slowly(connection, id, "file"),
         "/as output" => frame(connection, id, "stdout", 0, b"x"),
-        "/done" => send(connection, "done", json!({})),
+        "/done" | "/nothing" => send(connection, "done", json!({})),
+        "/nothing/." => send(connection, "entry", json!({"entry": entry})),
         "/a million" => loop {
             let some: Vec<&Value> = std::iter::repeat_n(&entry, 100).collect();
             send(

@@ -52,6 +52,12 @@ pub(super) const CLAUSES: &[Clause] = &[
         args_stay,
     ),
     Clause::new(
+        "CTX-11",
+        1,
+        "a name has letters, digits, `.`, `_` and `-`, and is neither `.` nor `..`",
+        names,
+    ),
+    Clause::new(
         "PY-1",
         1,
         "errors and `sys.exit` end the exec and keep the state",
@@ -307,6 +313,25 @@ fn args_stay(lab: &Lab<'_>) -> Check {
         ensure!(seen == expected, "{args}: {seen:?}");
     }
     session.close()
+}
+
+fn names(lab: &Lab<'_>) -> Check {
+    let mut client = lab.with(&["contexts"])?;
+    let exec = |name: &str| with(shell("true"), &json!({ "context": name }));
+    let close = |name: &str| json!({"action": "close_context", "context": name});
+
+    for name in [format!("..{}", lab.tag), format!("AZ.az_09-{}", lab.tag)] {
+        succeed(client.run(&exec(&name))?)?;
+        client.ask(&close(&name))?.expect("done")?;
+    }
+
+    for name in [
+        ".", "..", "a/b", "../a", "a b", "a\n", "a\0", "a\\b", "a%2e", "ä",
+    ] {
+        ends_with_error(client.run(&exec(name))?, "request_error")?;
+        client.ask(&close(name))?.expect_error("request_error")?;
+    }
+    Ok(())
 }
 
 fn python_errors(lab: &Lab<'_>) -> Check {

@@ -26,6 +26,39 @@ pub(crate) async fn say_hello(
     refresh: Option<&Refresh>,
     deadline: Duration,
 ) -> Result<HelloReply, ChannelError> {
+    greet(
+        socket,
+        protocol,
+        features,
+        refresh,
+        deadline,
+        MAX_STALE_BYTES,
+    )
+    .await
+}
+
+/// Starts the conversation of the next client, in version 0. Requests that the client before has left run to their end
+/// first: only the deadline bounds what their programs may still send, which is skipped.
+///
+/// # Errors
+/// Returns [`ChannelError`].
+pub(crate) async fn hand_over(
+    socket: &mut UnixStream,
+    deadline: Duration,
+) -> Result<(), ChannelError> {
+    greet(socket, 0, &[], None, deadline, usize::MAX)
+        .await
+        .map(drop)
+}
+
+async fn greet(
+    socket: &mut UnixStream,
+    protocol: u32,
+    features: &[&str],
+    refresh: Option<&Refresh>,
+    deadline: Duration,
+    max_stale_bytes: usize,
+) -> Result<HelloReply, ChannelError> {
     let nonce =
         nonce().ok_or_else(|| ChannelError::Violation("no randomness for a nonce".into()))?;
     let hello = Request::Hello(Hello {
@@ -48,7 +81,7 @@ pub(crate) async fn say_hello(
             .write_all(&lines)
             .await
             .map_err(|_| ChannelError::Closed)?;
-        read_hello_reply(socket, &nonce, refresh.is_some()).await
+        read_hello_reply(socket, &nonce, refresh.is_some(), max_stale_bytes).await
     };
 
     tokio::time::timeout(deadline, conversation)
@@ -101,7 +134,7 @@ async fn read_refresh_answer(
     loop {
         let read = socket.read(&mut buffer).await;
         let n = read.map_err(|_| ChannelError::Closed)?;
-        stale += check_read(n, stale)?;
+        stale += check_read(n, stale, MAX_STALE_BYTES)?;
 
         let mut bytes = &buffer[..n];
         while let Some(item) = decoder.decode(&mut bytes) {
@@ -126,11 +159,11 @@ async fn read_refresh_answer(
 }
 
 /// Checks a read after `stale` bytes: the socket is open, and the skipped bytes are bounded.
-fn check_read(read: usize, stale: usize) -> Result<usize, ChannelError> {
+fn check_read(read: usize, stale: usize, max_stale_bytes: usize) -> Result<usize, ChannelError> {
     match read {
         0 => Err(ChannelError::Closed),
-        _ if stale > MAX_STALE_BYTES => {
-            let what = format!("more than {MAX_STALE_BYTES} bytes without a greeting");
+        _ if stale > max_stale_bytes => {
+            let what = format!("more than {max_stale_bytes} bytes without a greeting");
             Err(ChannelError::Violation(what))
         }
         _ => Ok(read),
@@ -151,6 +184,7 @@ async fn read_hello_reply(
     socket: &mut UnixStream,
     nonce: &str,
     with_refresh: bool,
+    max_stale_bytes: usize,
 ) -> Result<HelloReply, ChannelError> {
     let mut decoder = Decoder::new(LINE_BYTES);
     let mut buffer = [0; 4096];
@@ -162,7 +196,7 @@ async fn read_hello_reply(
             .read(&mut buffer)
             .await
             .map_err(|_| ChannelError::Closed)?;
-        stale += check_read(n, stale)?;
+        stale += check_read(n, stale, max_stale_bytes)?;
 
         let mut bytes = &buffer[..n];
         while let Some(item) = decoder.decode(&mut bytes) {
@@ -355,6 +389,15 @@ mod tests {
         for before in stale {
             greeted(before, REFRESHED).await.unwrap();
         }
+    }
+
+    #[tokio::test]
+    async fn the_next_client_waits_for_all_output_of_the_one_before() {
+        let stale: &'static [u8] = vec![b'\n'; MAX_STALE_BYTES + 8192].leak();
+        hand_over(&mut agent(stale, b""), DEADLINE).await.unwrap();
+
+        let error = greeted(stale, REFRESHED).await.unwrap_err();
+        assert!(matches!(error, ChannelError::Violation(_)), "{error}");
     }
 
     #[tokio::test]

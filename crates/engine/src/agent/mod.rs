@@ -11,7 +11,7 @@ mod routes;
 mod writer;
 
 pub(crate) use channel::{Channel, FEATURES};
-pub(crate) use handshake::{GuestInit, new_refresh, resume_with_refresh, say_hello};
+pub(crate) use handshake::{GuestInit, hand_over, new_refresh, resume_with_refresh, say_hello};
 pub(crate) use operation::{InputSender, Operation, ReceivedStreams};
 pub(crate) use routes::{
     ChannelError, FRAME_BYTES, KEPT_WINDOW_BYTES, OperationEvent, WINDOW_BYTES,

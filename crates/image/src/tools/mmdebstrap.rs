@@ -107,12 +107,24 @@ pub(crate) fn run(
     timeout: Duration,
     on_line: &mut dyn FnMut(&str),
 ) -> Result<(), Error> {
-    let settings = apt::read_settings()?;
     let chroot = install_chroot()?;
+    let program = command(request, archive, work, timeout, chroot.path())?;
+    program.run(on_line)
+}
+
+/// Returns the command. `chroot` is the directory of [`ISOLATED_CHROOT`].
+fn command(
+    request: &Request<'_>,
+    archive: &Path,
+    work: &Path,
+    timeout: Duration,
+    chroot: &Path,
+) -> Result<Program, Error> {
+    let settings = apt::read_settings()?;
 
     // The mirrors come last; without any, mmdebstrap uses Debian's own.
-    program(request.task, work, timeout)
-        .env("PATH", path_with(chroot.path()))
+    Ok(program(request.task, work, timeout)
+        .env("PATH", path_with(chroot))
         .args([
             "--mode=auto",
             "--components=main",
@@ -124,8 +136,7 @@ pub(crate) fn run(
         .args(request.options)
         .arg(request.suite)
         .arg(archive)
-        .args(Mirrors::from_host().source_lines(request.suite))
-        .run(on_line)
+        .args(Mirrors::from_host().source_lines(request.suite)))
 }
 
 /// The command. As root it has a mount namespace, so that nothing stays mounted in its tree if it is killed, and the
@@ -284,20 +295,33 @@ mod tests {
         assert!(!user.has_ids("bob:100000:65536\nannie:165536:65536\n"));
     }
 
+    fn request(variant: Variant) -> Request<'static> {
+        Request {
+            task: "test",
+            variant,
+            packages: &["a", "b"],
+            suite: "trixie",
+            options: &[],
+        }
+    }
+
     #[test]
     fn packages_are_installed_by_a_hook_or_only_unpacked() {
-        let options = |variant| {
-            package_options(&Request {
-                task: "test",
-                variant,
-                packages: &["a", "b"],
-                suite: "trixie",
-                options: &[],
-            })
-        };
-        let [variant, hook] = options(Variant::Essential);
+        let [variant, hook] = package_options(&request(Variant::Essential));
         assert_eq!(variant, "--variant=essential");
         assert!(hook.contains("install a b &&"), "{hook}");
-        assert_eq!(options(Variant::Extract)[1], "--include=a,b");
+        assert_eq!(
+            package_options(&request(Variant::Extract))[1],
+            "--include=a,b"
+        );
+    }
+
+    #[test]
+    fn mmdebstrap_finds_the_isolated_chroot() {
+        let (place, chroot) = (Path::new("/nonexistent"), Path::new("/isolated"));
+        let request = request(Variant::Essential);
+        let program = command(&request, place, place, Duration::ZERO, chroot).unwrap();
+        let path = program.variable("PATH").unwrap();
+        assert!(path.to_string_lossy().starts_with("/isolated:"), "{path:?}");
     }
 }

@@ -65,6 +65,13 @@ impl Program {
         self
     }
 
+    /// Returns the value that a variable was given.
+    #[cfg(test)]
+    pub(crate) fn variable(&self, name: &str) -> Option<&OsStr> {
+        let mut variables = self.command.get_envs();
+        variables.find_map(|(one, value)| value.filter(|_| one == name))
+    }
+
     pub(crate) fn unset_env(mut self, names: &[&str]) -> Self {
         for name in names {
             self.command.env_remove(name);

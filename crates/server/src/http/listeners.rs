@@ -356,6 +356,17 @@ pub(super) async fn serve_connection(
 mod tests {
     use super::*;
 
+    #[tokio::test(start_paused = true)]
+    async fn a_shortage_of_descriptors_closes_an_unused_connection() {
+        let connections = Connections::new(8);
+        let unused = connections.admit(None).unwrap();
+        let shortage = io::Error::from_raw_os_error(Errno::MFILE.raw_os_error());
+
+        assert!(accepted::<()>(Err(shortage), &connections).await.is_none());
+        let closed = tokio::time::timeout(Duration::from_secs(1), unused.closed());
+        closed.await.unwrap();
+    }
+
     #[tokio::test]
     async fn a_socket_is_private_and_a_stale_one_is_replaced() {
         let dir = tempfile::tempdir().unwrap();

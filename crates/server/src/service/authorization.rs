@@ -166,7 +166,9 @@ mod tests {
         ] {
             let max = serde_json::to_value(service.0.settings.max_network_limits).unwrap();
             let max = max[limit].as_u64().unwrap();
-            check(&key, json!({ limit: max })).unwrap();
+            let network = check(&key, json!({ limit: max })).unwrap();
+            let shown = format!("{network:?}");
+            assert!(shown.contains("of this key's VMs"), "{shown}");
 
             let error = check(&key, json!({ limit: max + 1 })).unwrap_err();
             assert!(

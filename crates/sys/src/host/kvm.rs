@@ -189,6 +189,14 @@ mod tests {
     }
 
     #[test]
+    fn time_in_which_others_run_does_not_count() {
+        let start = thread_time();
+        std::thread::sleep(Duration::from_millis(200));
+        let took = thread_time().saturating_sub(start);
+        assert!(took < Duration::from_millis(100), "{took:?}");
+    }
+
+    #[test]
     fn one_fast_run_shows_hardware() {
         let (probe, runs) = measured(&[0, 60]);
         assert_eq!((probe.is_hardware(), runs), (true, 1));

@@ -1,15 +1,20 @@
 //! Resources of the host that run out: descriptors, memory, processes.
 
+use std::os::unix::process::ExitStatusExt;
 use std::process::Command;
 use std::thread;
+use std::time::Instant;
 
 use anyhow::{Context, ensure};
+use rustix::process::Signal;
 use serde_json::{Value, json};
 
 use super::small_runs::RUN;
 use crate::fault::{Fault, Promise, Scene};
+use crate::places::Place;
 use crate::processes;
-use crate::work::{Ended, SLEEP, Work};
+use crate::work::{Ended, Job, SLEEP, Work};
+use crate::world::tail;
 
 /// The ends of a run for which a resource was missing, or not.
 const REFUSED: &[&str] = &["exited", "host", "busy", "boot", "lost"];
@@ -19,18 +24,10 @@ pub(super) fn faults() -> Vec<Fault> {
         Fault::scene("server-without-descriptors", descriptors)
             .promise(Promise::statuses(&[200, 429, 503]).causes(REFUSED))
             .within(40),
-        Fault::up("server-without-memory", Work::Stream(SLEEP), |t| {
-            // Its next large allocation fails, which ends it; its VMs end with it.
-            let _ = limit(t.server, "--as=1048576");
-            for _ in 0..8 {
-                let body = json!({"language": "shell", "code": "echo x".repeat(100_000)});
-                let _ = t.world.request("POST", "/v1/runs", &body);
-            }
-            processes::signal(t.server, rustix::process::Signal::KILL);
-            Ok(())
-        })
-        .promise(Promise::causes_of(&["connection"]))
-        .ends_server(),
+        Fault::scene("server-without-memory", memory)
+            .promise(Promise::causes_of(&["connection"]))
+            .within(40)
+            .ends_server(),
         Fault::scene("command-without-memory", |s| {
             let mib = 60 + s.random.below(500);
             limited(s, &format!("--as={}", mib << 20))
@@ -89,6 +86,35 @@ fn limited(s: &Scene<'_>, option: &str) -> anyhow::Result<Ended> {
         "it fails without a message"
     );
     Ok(ended)
+}
+
+/// The size of a body that the server has no memory for, in bytes: nearly the largest that it reads.
+const LARGE_BODY: usize = 7 << 20;
+
+/// Lets the server allocate nothing more. Its next large allocation ends it, with a message, and its VMs with it.
+fn memory(s: &mut Scene<'_>) -> anyhow::Result<Ended> {
+    let mut job = Job::start(s.world, Work::Stream(SLEEP), Some(s.server))?;
+    job.wait_until_up(s.world.deadline(30))?;
+    limit(s.server.pid(), "--as=1048576")?;
+
+    // Memory that it has may serve some of them.
+    let body = json!({"language": "shell", "code": "x".repeat(LARGE_BODY)});
+    let deadline = s.world.deadline(s.within_s);
+    while s.server.is_alive() {
+        ensure!(Instant::now() < deadline, "the server goes on");
+        let _ = s.world.request("POST", "/v1/runs", &body);
+    }
+
+    let status = s.server.wait(s.world)?;
+    let log = tail(s.world.places.of(Place::Log));
+    let is_abort = status.signal() == Some(Signal::ABORT.as_raw());
+    // The second is said by a thread that cannot start.
+    let messages = ["memory allocation of", "Cannot allocate memory"];
+    ensure!(
+        is_abort && messages.iter().any(|message| log.contains(message)),
+        "the server ended with {status}: {log}"
+    );
+    job.finish(s.world, deadline)
 }
 
 /// Takes all descriptors of the server, asks for a run, and gives them back.

@@ -4,24 +4,26 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Body;
+use axum::extract::FromRequest;
 use axum::http::{Method, StatusCode};
 use axum::response::Response;
 use bytes::Bytes;
 use fumehood_engine::{Event, Retry, Run};
 use futures_util::stream::{self, StreamExt};
 use hyper_util::server::graceful::GracefulShutdown;
+use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout};
 use tower::ServiceExt;
 
 use super::{TestServer, request, run_record, test_server};
-use crate::api::requests::Stdin;
+use crate::api::requests::{OneShotRunRequest, Stdin};
 use crate::api::responses::{RunError, RunKind};
 use crate::auth::api_keys;
 use crate::error::ApiErrorKind;
 use crate::http::connections::Connections;
-use crate::http::extract::MAX_BODY_BYTES;
+use crate::http::extract::{MAX_BODY_BYTES, RunJson, read_body};
 use crate::http::listeners::serve_connection;
 use crate::http::{Listeners, Transport, app};
 use crate::owner::Owner;
@@ -34,20 +36,24 @@ use crate::sync::lock;
 const DEADLINE: Duration = Duration::from_secs(60);
 const MIB: usize = 1024 * 1024;
 
-/// Adds a run that has ended and whose output is 10 MiB of control characters: six times as much in JSON.
-async fn add_run(service: &Service, owner: &Owner) {
-    let chunk = Bytes::from(vec![0; MIB]);
-    let run = Run::from_events(vec![Event::Stdout(chunk); 10]);
-
-    let spec = RunSpec {
-        id: "run_1".into(),
+fn run_spec(id: &str, owner: &Owner) -> RunSpec {
+    RunSpec {
+        id: id.into(),
         owner: owner.clone(),
         sandbox: None,
         kind: RunKind::Code,
         detach: true,
         stdin: Stdin::default(),
         has_pty: false,
-    };
+    }
+}
+
+/// Adds a run that has ended and whose output is 10 MiB of control characters: six times as much in JSON.
+async fn add_run(service: &Service, owner: &Owner) {
+    let chunk = Bytes::from(vec![0; MIB]);
+    let run = Run::from_events(vec![Event::Stdout(chunk); 10]);
+
+    let spec = run_spec("run_1", owner);
     let task = RunTask::new(&spec, &run, Arc::default());
     task.clone().drive(run, |_| {}).await;
     lock(&service.0.runs).by_id.insert(spec.id, task);
@@ -126,9 +132,12 @@ async fn answers_that_nobody_reads_cost_little_and_stall_no_one() {
 fn serve_duplex(service: &Service) -> DuplexStream {
     let (client, server) = tokio::io::duplex(64 * 1024);
     let connection = Connections::new(1).admit(None).unwrap();
-    let watcher = GracefulShutdown::new().watcher();
     let app = app(service, Transport::UnixSocket);
-    tokio::spawn(serve_connection(server, app, watcher, connection));
+    tokio::spawn(async move {
+        // Dropping it would close the connection.
+        let graceful = GracefulShutdown::new();
+        serve_connection(server, app, graceful.watcher(), connection).await;
+    });
     client
 }
 
@@ -151,6 +160,7 @@ async fn a_client_that_takes_nothing_is_disconnected() {
             "{path}: still connected after {:?}",
             start.elapsed()
         );
+        assert!(answer.starts_with(b"HTTP/1.1 200 OK"), "{path}");
         assert!(answer.len() < MIB, "{path}");
     }
 }
@@ -228,6 +238,82 @@ async fn large_answers_that_wait_count_for_their_key() {
 }
 
 #[tokio::test]
+async fn a_large_answer_counts_until_it_has_been_sent() {
+    let TestServer { service, .. } = test_server();
+    let mut run = run_record("run_1");
+    run.error = Some(RunError {
+        kind: ApiErrorKind::Lost,
+        retry: Retry::Never,
+        message: "x".repeat(8 * MIB),
+    });
+    records::insert_run(&service.0.store, &Owner::local(), &run).unwrap();
+
+    let mut client = serve_duplex(&service);
+    let head = "GET /v1/runs HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n";
+    client.write_all(head.as_bytes()).await.unwrap();
+    let mut answer = vec![0; MIB];
+    client.read_exact(&mut answer).await.unwrap();
+    assert!(service.0.memory.total() > 8 * MIB);
+
+    let rest = timeout(DEADLINE, client.read_to_end(&mut answer)).await;
+    assert!(rest.unwrap().unwrap() > 7 * MIB);
+    assert_eq!(service.0.memory.total(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_body_that_arrives_too_slowly_is_refused() {
+    // It never pauses for long.
+    let bytes = stream::repeat_with(|| Ok::<_, std::io::Error>(Bytes::from_static(b" ")));
+    let bytes = bytes.then(async |byte| {
+        tokio::time::sleep(Duration::from_secs(20)).await;
+        byte
+    });
+
+    let start = Instant::now();
+    let refused = read_body(Body::from_stream(bytes), MAX_BODY_BYTES, None).await;
+    assert_eq!(refused.unwrap_err().kind, ApiErrorKind::Timeout);
+    assert_eq!(start.elapsed(), Duration::from_secs(5 * 60));
+}
+
+#[tokio::test]
+async fn heavy_work_leaves_the_runtime_to_others() {
+    let TestServer { service, .. } = test_server();
+    let here = std::thread::current().id();
+    let there = service.do_heavy_work(|| std::thread::current().id()).await;
+    assert_ne!(there.unwrap(), here);
+}
+
+#[tokio::test]
+async fn the_outputs_of_one_owner_do_not_evict_those_of_others() {
+    let TestServer { service, .. } = test_server();
+    let mut tasks = Vec::new();
+    for (id, owner, bytes) in [
+        ("other", "b", MIB),
+        ("first", "a", 100 * MIB),
+        ("second", "a", 100 * MIB),
+    ] {
+        let run = Run::from_events(vec![Event::Stdout(Bytes::from_static(b"x"))]);
+        let task = RunTask::new(&run_spec(id, &Owner::key(owner)), &run, Arc::default());
+        task.clone().drive(run, |_| {}).await;
+        tasks.push(task.clone());
+        let mut runs = lock(&service.0.runs);
+        runs.by_id.insert(id.into(), task);
+        let ended = std::time::Instant::now();
+        runs.ended.push_back((ended, id.into(), bytes));
+        runs.ended_bytes += bytes;
+    }
+
+    service.retain_output("second");
+    let runs = lock(&service.0.runs);
+    let kept = ["other", "first", "second"].map(|id| runs.by_id.contains_key(id));
+    assert_eq!(kept, [true, false, true]);
+
+    // Those who still read an output do not keep it in memory.
+    let held = tasks.iter().map(|task| task.output_bytes());
+    assert_eq!(held.collect::<Vec<_>>(), [1, 0, 1]);
+}
+
+#[tokio::test]
 async fn connections_without_requests_do_not_shut_the_door() {
     let TestServer { service, .. } = test_server();
     let key = api_keys::create(&service.0.store, "ci", false).unwrap();
@@ -254,20 +340,27 @@ async fn connections_without_requests_do_not_shut_the_door() {
 }
 
 #[tokio::test]
+async fn the_body_of_a_run_counts_beside_the_run() {
+    let TestServer { service, .. } = test_server();
+    for (bytes, is_counted) in [(MIB, true), (1000, false)] {
+        let body = json!({ "language": "shell", "code": "x".repeat(bytes) });
+        let mut sent = request(Method::POST, "/v1/runs", &[], body.to_string());
+        sent.extensions_mut()
+            .insert(service.quota(&Owner::key("a")));
+        let parsed = RunJson::<OneShotRunRequest>::from_request(sent, &service).await;
+        let RunJson(_, charge) = parsed.unwrap();
+        assert_eq!(charge.is_some(), is_counted);
+        assert_eq!(service.0.memory.total() >= MIB, is_counted);
+    }
+}
+
+#[tokio::test]
 async fn the_request_of_a_run_counts_until_it_has_ended() {
     let TestServer { service, .. } = test_server();
     let quota = service.quota(&Owner::key("a"));
 
     let run = Run::from_events(vec![Event::Stdout(Bytes::from_static(b"x"))]);
-    let spec = RunSpec {
-        id: "run_1".into(),
-        owner: Owner::key("a"),
-        sandbox: None,
-        kind: RunKind::Code,
-        detach: true,
-        stdin: Stdin::default(),
-        has_pty: false,
-    };
+    let spec = run_spec("run_1", &Owner::key("a"));
     let task = RunTask::new(&spec, &run, Arc::default());
     task.hold_request(quota.charge(MIB).unwrap());
     assert_eq!(service.0.memory.total(), MIB);
