@@ -18,7 +18,7 @@ use crate::run::{
     Event, NetworkEventForwarder, OutcomeBuilder, Run, RunDriver, RunEnd, RunRequest, VmOwner,
 };
 use crate::sandbox::{Checkpoint, OneShotRun, Sandbox, SandboxTimeouts};
-use crate::snapshot::{TemplateSpec, Templates};
+use crate::snapshot::{HotImages, TemplateSpec, Templates};
 use crate::vm::{Shape, VmFactory, launch_config};
 
 /// The engine of this host: starts VMs and runs code in them.
@@ -67,7 +67,15 @@ impl Engine {
         let factory = VmFactory::new(launch_config, accelerator, image, &config.limits)?;
         let templates = Templates::new(&store, &qemu, &factory)?;
 
-        let provisioner = Provisioner::new(config, factory, accelerator, templates, store.layers());
+        let hot_images = HotImages::new(&store);
+        let provisioner = Provisioner::new(
+            config,
+            factory,
+            accelerator,
+            templates,
+            hot_images,
+            store.layers(),
+        );
         let engine = Self(Arc::new(Inner {
             provisioner: Arc::new(provisioner),
             accelerator_reason: selected.reason,

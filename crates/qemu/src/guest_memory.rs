@@ -21,7 +21,7 @@ pub enum MemoryError {
 }
 
 /// The size of a page, in bytes.
-const PAGE: usize = 4096;
+pub(crate) const PAGE: usize = 4096;
 /// A page of zeros.
 const ZERO_PAGE: [u8; PAGE] = [0; PAGE];
 /// The size of an entry in `/proc/PID/pagemap`, in bytes.
@@ -80,7 +80,7 @@ impl GuestMemory {
     /// # Errors
     /// The error of the operating system.
     pub fn copy_private_pages(&self, to: &File, sparse: bool) -> io::Result<u64> {
-        let entries = self.read_pagemap()?;
+        let entries = read_pagemap(&self.pagemap, self.start, self.bytes)?;
         let mut buffer = vec![0; MAX_RUN * PAGE];
         let (mut written, mut first) = (0, 0);
         while first < entries.len() {
@@ -102,21 +102,28 @@ impl GuestMemory {
         Ok(written)
     }
 
-    fn read_pagemap(&self) -> io::Result<Vec<u64>> {
-        let pages = usize::try_from(self.bytes).unwrap_or(0) / PAGE;
-        let mut bytes = vec![0; pages * ENTRY];
-        let offset = self.start / PAGE as u64 * ENTRY as u64;
-        self.pagemap.read_exact_at(&mut bytes, offset)?;
-        let (entries, _) = bytes.as_chunks::<ENTRY>();
-        Ok(entries
-            .iter()
-            .map(|entry| u64::from_ne_bytes(*entry))
-            .collect())
+    /// Returns the first address in QEMU, and the first one after the guest's memory.
+    #[must_use]
+    pub fn range(&self) -> (u64, u64) {
+        (self.start, self.start + self.bytes)
     }
 }
 
+/// Reads the entries of pages from `/proc/PID/pagemap`.
+pub(crate) fn read_pagemap(pagemap: &File, start: u64, bytes: u64) -> io::Result<Vec<u64>> {
+    let pages = usize::try_from(bytes).unwrap_or(0) / PAGE;
+    let mut entries = vec![0; pages * ENTRY];
+    let offset = start / PAGE as u64 * ENTRY as u64;
+    pagemap.read_exact_at(&mut entries, offset)?;
+    let (entries, _) = entries.as_chunks::<ENTRY>();
+    Ok(entries
+        .iter()
+        .map(|entry| u64::from_ne_bytes(*entry))
+        .collect())
+}
+
 /// Returns whether a page exists and is not a page of a file.
-fn is_private(entry: u64) -> bool {
+pub(crate) fn is_private(entry: u64) -> bool {
     entry & (PRESENT | SWAPPED) != 0 && entry & FILE_BACKED == 0
 }
 

@@ -5,7 +5,7 @@ use crate::run::VmOrigin;
 /// Counts where VMs came from, and what failed. Read as [`VmStats`].
 #[derive(Debug, Default)]
 pub(crate) struct Counters {
-    by_origin: [AtomicU64; 5],
+    by_origin: [AtomicU64; 6],
     failed_restores: AtomicU64,
     discarded_templates: AtomicU64,
 }
@@ -19,6 +19,8 @@ pub struct VmStats {
     pub hot: u64,
     /// [`VmOrigin::Standby`].
     pub standby: u64,
+    /// [`VmOrigin::HotImage`].
+    pub hot_image: u64,
     /// [`VmOrigin::Template`].
     pub template: u64,
     /// [`VmOrigin::Boot`].
@@ -34,10 +36,11 @@ pub struct VmStats {
 impl Counters {
     /// Counts a VM from this origin.
     pub(super) fn count(&self, origin: VmOrigin) {
-        let [hot, standby, template, boot, checkpoint] = &self.by_origin;
+        let [hot, standby, hot_image, template, boot, checkpoint] = &self.by_origin;
         let counter = match origin {
             VmOrigin::Hot => hot,
             VmOrigin::Standby => standby,
+            VmOrigin::HotImage => hot_image,
             VmOrigin::Template => template,
             VmOrigin::Boot => boot,
             VmOrigin::Checkpoint => checkpoint,
@@ -58,10 +61,11 @@ impl Counters {
 
     pub(crate) fn read(&self) -> VmStats {
         let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-        let [hot, standby, template, boot, checkpoint] = &self.by_origin;
+        let [hot, standby, hot_image, template, boot, checkpoint] = &self.by_origin;
         VmStats {
             hot: read(hot),
             standby: read(standby),
+            hot_image: read(hot_image),
             template: read(template),
             boot: read(boot),
             checkpoint: read(checkpoint),

@@ -14,7 +14,9 @@ use crate::config::{Config, TemplateUse};
 use crate::error::{Error, ErrorKind};
 use crate::host::Accelerator;
 use crate::run::VmOrigin;
-use crate::snapshot::{BuildResult, Snapshot, StandbyProcess, TemplateSpec, Templates};
+use crate::snapshot::{
+    BuildResult, HotImages, Snapshot, StandbyProcess, TemplateSpec, Templates, continue_guest,
+};
 use crate::vm::{Machine, Shape, StartedVm, Vm, VmFactory};
 
 /// The language whose template serves VMs without a language: the smallest template.
@@ -31,6 +33,7 @@ pub(crate) struct Provisioner {
     pub(crate) accelerator: Accelerator,
     pub(crate) admission: Admission,
     pub(crate) templates: Templates,
+    pub(crate) hot_images: HotImages,
     pub(crate) layers: Layers,
     pub(crate) pool: VmPool,
     pub(crate) counters: Counters,
@@ -62,6 +65,7 @@ impl Provisioner {
         factory: VmFactory,
         accelerator: Accelerator,
         templates: Templates,
+        hot_images: HotImages,
         layers: Layers,
     ) -> Self {
         let admission = Admission::new(&config);
@@ -71,6 +75,7 @@ impl Provisioner {
             accelerator,
             admission,
             templates,
+            hot_images,
             layers,
             pool: VmPool::default(),
             counters: Counters::default(),
@@ -123,6 +128,19 @@ impl Provisioner {
         init: &GuestInit,
         protocol: u32,
     ) -> Result<AcquiredVm<UnixStream>, Error> {
+        if let Some(image) = self.hot_image(spec, protocol) {
+            match self
+                .restore(&image, init, protocol, VmOrigin::HotImage)
+                .await
+            {
+                Err(error) if error.kind() != ErrorKind::Busy => {
+                    self.hot_images
+                        .discard(&self.templates, &self.factory, spec, &error);
+                }
+                other => return other,
+            }
+        }
+
         let Some(base) = self.template(spec) else {
             return self.boot(&spec.shape, init, protocol).await;
         };
@@ -185,14 +203,41 @@ impl Provisioner {
         // Start a process and restore into it. A second attempt helps if the host was overloaded.
         let attempt = || async {
             let start = Instant::now();
+            let deadline = self.config.restore_deadline;
             let bases = std::slice::from_ref(base);
             let standby = StandbyProcess::start(&self.factory, machine.clone(), bases).await?;
-            let deadline = self.config.restore_deadline;
             let restored = standby.restore(base, &self.factory, init, protocol, deadline);
             let mut restored = restored.await?;
             restored.vm.start = start.elapsed();
             Ok::<_, Error>(restored)
         };
+
+        let continued = match base.process() {
+            Some(_) if protocol == PROTOCOL_VERSION => {
+                let deadline = self.config.restore_deadline;
+                Some(continue_guest(&self.factory, base, init, deadline).await)
+            }
+            _ => None,
+        };
+        let continued = match continued {
+            Some(Ok(continued)) => Some(continued),
+            Some(Err(error)) => {
+                self.count_failure(&error);
+                // A hot image is nothing but its process.
+                if base.state().is_empty() {
+                    return Err(error);
+                }
+                None
+            }
+            None => None,
+        };
+        if let Some(continued) = continued {
+            let base = Some(base.clone());
+            return Ok(AcquiredVm {
+                queue,
+                ..self.acquired(continued, machine.clone(), reservation, source, base)
+            });
+        }
 
         let restored = match attempt().await {
             Err(error) if error.kind() == ErrorKind::Boot => {
@@ -260,6 +305,22 @@ impl Provisioner {
         }
     }
 
+    /// Returns the hot image to continue from. If there is none, it is requested.
+    fn hot_image(&self, spec: &TemplateSpec, protocol: u32) -> Option<Snapshot> {
+        let are_used = self.accelerator == Accelerator::Tcg
+            && self.config.templates != TemplateUse::Never
+            && protocol == PROTOCOL_VERSION;
+        if !are_used {
+            return None;
+        }
+
+        let image = self.hot_images.find(&self.templates, &self.factory, spec);
+        if image.is_none() {
+            self.request_template(spec);
+        }
+        image
+    }
+
     /// Returns the template to restore from. If it does not exist, it is requested.
     fn template(&self, spec: &TemplateSpec) -> Option<Snapshot> {
         if self.config.templates == TemplateUse::Never {
@@ -274,16 +335,53 @@ impl Provisioner {
         template
     }
 
+    /// Creates the hot image of a template. Returns `false` if there is one.
+    ///
+    /// # Errors
+    /// As a restore, and [`ErrorKind::Host`] if this host does not support hot images.
+    async fn build_hot_image(&self, spec: &TemplateSpec) -> Result<bool, Error> {
+        if self.accelerator != Accelerator::Tcg {
+            return Ok(false);
+        }
+        let Some(template) = self.templates.find(&self.factory, spec) else {
+            return Ok(false);
+        };
+        let deadline = self.config.boot_deadline;
+        let built =
+            self.hot_images
+                .build(&self.templates, &self.factory, spec, &template, deadline);
+        match built.await? {
+            BuildResult::Saved => Ok(true),
+            BuildResult::Unsaved(why) => {
+                let message = format!("cannot save a hot image: {why}");
+                Err(Error::new(ErrorKind::Host, message))
+            }
+            BuildResult::Elsewhere => Ok(false),
+        }
+    }
+
     /// Returns whether a template is on disk.
     pub(crate) fn has_template(&self, spec: &TemplateSpec) -> bool {
         self.templates.has(&self.factory, spec)
     }
 
-    /// Builds a template. Returns `false` if it exists.
+    /// Builds a template, and its hot image where those are used. Returns `false` if both exist. A hot image that cannot be
+    /// created is reported in the log: requests use the template then.
     ///
     /// # Errors
     /// As a boot; [`ErrorKind::Host`] if it cannot be saved, [`ErrorKind::Busy`] if another process does not finish it.
     pub(crate) async fn build_template(&self, spec: &TemplateSpec) -> Result<bool, Error> {
+        let is_new = self.build_only_template(spec).await?;
+        match self.build_hot_image(spec).await {
+            Ok(is_new_image) => Ok(is_new || is_new_image),
+            Err(error) => {
+                tracing::warn!(%error, "creating a hot image failed");
+                Ok(is_new)
+            }
+        }
+    }
+
+    async fn build_only_template(&self, spec: &TemplateSpec) -> Result<bool, Error> {
         const POLL_INTERVAL: Duration = Duration::from_millis(200);
 
         // Another process may be building the same template: wait for it, within limits.

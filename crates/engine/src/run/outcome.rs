@@ -21,6 +21,8 @@ pub enum VmOrigin {
     // Records of earlier versions have the old name.
     #[serde(alias = "blank")]
     Standby,
+    /// A process that continued from a hot image: a QEMU that had run programs and was saved with its guest.
+    HotImage,
     /// A QEMU process that was started for this run, and a template restored into it.
     Template,
     /// A boot for this run.
@@ -37,6 +39,7 @@ impl VmOrigin {
         match self {
             Self::Hot => "hot",
             Self::Standby => "standby",
+            Self::HotImage => "hot_image",
             Self::Template => "template",
             Self::Boot => "boot",
             Self::Checkpoint => "checkpoint",

@@ -2,6 +2,8 @@
 //!
 //! Which request gets which template is decided in `provision`.
 
+mod continuation;
+mod hot_images;
 mod restore;
 mod running_programs;
 mod state;
@@ -9,6 +11,8 @@ mod template;
 mod template_spec;
 mod warmup;
 
+pub(crate) use continuation::continue_guest;
+pub(crate) use hot_images::HotImages;
 pub(crate) use restore::StandbyProcess;
 pub use running_programs::RunningPrograms;
 pub(crate) use state::Snapshot;

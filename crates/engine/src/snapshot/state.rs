@@ -4,12 +4,13 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::sync::Arc;
 
 use fumehood_image::copy_sparse;
-use fumehood_qemu::{GuestMemory, Qmp, QmpError};
+use fumehood_qemu::{GuestMemory, ImageError, ProcessToSave, Qmp, QmpError, SavedProcess};
 use fumehood_sys::host::{memory_file, seal, sealable_file};
 use serde_json::{Value, json};
 use tokio::sync::watch;
 
 use crate::error::{Error, ErrorKind};
+use crate::host::Accelerator;
 use crate::vm::{Machine, Vm};
 
 /// The saved state of a guest, from which other guests are restored. Cheap to clone: the memory is a sealed file in
@@ -23,6 +24,8 @@ struct Inner {
     ram: File,
     state: Vec<u8>,
     filled: watch::Receiver<Option<Result<(), String>>>,
+    /// QEMU itself with the code that it has translated, if it could be saved.
+    process: Option<SavedProcess>,
 }
 
 /// Minimum size of the devices' state of a machine, in bytes.
@@ -53,7 +56,20 @@ impl Snapshot {
             ram,
             state,
             filled,
+            process: None,
         })))
+    }
+
+    /// Takes a state whose QEMU was saved, with the guest's memory.
+    pub(crate) fn hot(machine: Machine, ram: File, process: SavedProcess) -> Self {
+        let (_, filled) = watch::channel(Some(Ok(())));
+        Self(Arc::new(Inner {
+            machine,
+            ram,
+            state: Vec::new(),
+            filled,
+            process: Some(process),
+        }))
     }
 
     /// Saves the state of a guest whose agent is quiesced. The guest is stopped meanwhile, and continues afterwards.
@@ -74,7 +90,7 @@ impl Snapshot {
 
         let qmp = vm.qmp().map_err(failed)?;
         qmp.execute("stop", Value::Null).await.map_err(failed)?;
-        let saved = save(qmp, vm.process_id(), machine, base).await;
+        let saved = save(vm, qmp, machine, base).await;
 
         // The guest continues even if its state was not saved.
         let continued = qmp.execute("cont", Value::Null).await;
@@ -106,6 +122,11 @@ impl Snapshot {
     /// Returns the guest's memory. It must not be read before [`ready`](Self::ready).
     pub(crate) fn ram(&self) -> &File {
         &self.0.ram
+    }
+
+    /// Returns the QEMU process that was saved with the state.
+    pub(crate) fn process(&self) -> Option<&SavedProcess> {
+        self.0.process.as_ref()
     }
 
     /// Returns the devices' state.
@@ -157,8 +178,8 @@ fn no_file(e: io::Error) -> Error {
 
 /// Saves the state of a guest that is stopped.
 async fn save(
+    vm: &Vm,
     qmp: &Qmp,
-    process: u32,
     machine: Machine,
     base: Option<&Snapshot>,
 ) -> Result<Snapshot, Error> {
@@ -167,21 +188,35 @@ async fn save(
         base.ready().await?;
     }
 
-    // Copy the memory on a thread for blocking work.
+    // Copy the memory on a thread for blocking work. QEMU stands still.
     let (base, bytes) = (base.cloned(), machine.memory_bytes());
-    let copying = tokio::task::spawn_blocking(move || -> Result<File, Error> {
-        let memory = GuestMemory::open(process, bytes).map_err(|e| {
+    let is_emulated = machine.accelerator == Accelerator::Tcg;
+    let (pid, passed) = (vm.process_id(), vm.passed().to_vec());
+    let copying = tokio::task::spawn_blocking(move || -> Result<_, Error> {
+        let memory = GuestMemory::open(pid, bytes).map_err(|e| {
             let message = format!("this host does not support saving states: {e}");
             Error::new(ErrorKind::Host, message)
         })?;
 
-        copy_memory(&memory, bytes, base.as_ref()).map_err(|e| {
+        let ram = copy_memory(&memory, bytes, base.as_ref()).map_err(|e| {
             let message = format!("cannot copy a guest's memory: {e}");
             Error::new(ErrorKind::Host, message)
-        })
+        })?;
+
+        // Only an emulator has translated code.
+        let process = is_emulated.then(|| {
+            let process = ProcessToSave {
+                pid,
+                memory_bytes: bytes,
+                passed: &passed,
+                base: base.as_ref().and_then(Snapshot::process),
+            };
+            save_process(process, &ram)
+        });
+        Ok((ram, process.flatten()))
     });
 
-    let ram = copying.await.map_err(|e| {
+    let (ram, process) = copying.await.map_err(|e| {
         let message = format!("the task that copies a guest's memory failed: {e}");
         Error::new(ErrorKind::Host, message)
     })??;
@@ -193,7 +228,19 @@ async fn save(
         ram,
         state,
         filled,
+        process,
     })))
+}
+
+/// Saves QEMU itself. Without it, the state can be restored all the same.
+fn save_process(process: ProcessToSave<'_>, ram: &File) -> Option<SavedProcess> {
+    let save = || {
+        let pages = memory_file("process-pages")?;
+        SavedProcess::save(process, ram.try_clone()?, pages)
+    };
+    save()
+        .inspect_err(|error: &ImageError| tracing::warn!(%error, "saving a process image failed"))
+        .ok()
 }
 
 /// Copies the guest's memory into a sealed file.

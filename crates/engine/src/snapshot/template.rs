@@ -78,7 +78,11 @@ impl Templates {
     }
 
     /// Returns everything that a template depends on.
-    fn inputs(&self, factory: &VmFactory, spec: &TemplateSpec) -> BTreeMap<String, String> {
+    pub(super) fn inputs(
+        &self,
+        factory: &VmFactory,
+        spec: &TemplateSpec,
+    ) -> BTreeMap<String, String> {
         let mut inputs = self.inputs.clone();
         let Shape {
             memory_mib,

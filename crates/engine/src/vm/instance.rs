@@ -1,6 +1,6 @@
 use std::time::Duration;
 
-use fumehood_qemu::{Event as QmpEvent, Process, Qmp, QmpError};
+use fumehood_qemu::{DescriptorIdentity, Event as QmpEvent, Process, Qmp, QmpError};
 use serde_json::json;
 use tokio::net::UnixStream;
 use tokio::sync::mpsc;
@@ -39,6 +39,8 @@ impl Monitor {
 #[derive(Debug)]
 pub(crate) struct Vm {
     process: Process,
+    /// The descriptors that it was passed.
+    passed: Vec<DescriptorIdentity>,
     console: Console,
     monitor: Monitor,
     /// Time from the request for the VM until its agent was ready.
@@ -48,10 +50,17 @@ pub(crate) struct Vm {
 }
 
 impl Vm {
-    /// Takes a QEMU process that was started, and the host's ends of its console and monitor.
-    pub(crate) fn new(process: Process, console: UnixStream, monitor: Monitor) -> Self {
+    /// Takes a QEMU process that was started, what it was passed, and the host's ends of its console and
+    /// monitor.
+    pub(crate) fn new(
+        process: Process,
+        passed: Vec<DescriptorIdentity>,
+        console: UnixStream,
+        monitor: Monitor,
+    ) -> Self {
         Self {
             process,
+            passed,
             console: Console::drain(console),
             monitor,
             start: Duration::ZERO,
@@ -94,6 +103,11 @@ impl Vm {
     /// Returns the process id of QEMU.
     pub(crate) fn process_id(&self) -> u32 {
         self.process.id()
+    }
+
+    /// Returns the descriptors that QEMU was passed.
+    pub(crate) fn passed(&self) -> &[DescriptorIdentity] {
+        &self.passed
     }
 
     /// Ends the VM; returns how long that took.

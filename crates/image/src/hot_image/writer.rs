@@ -1,0 +1,74 @@
+//! Writing a new hot image.
+
+use std::fs::File;
+use std::io::Write;
+
+use super::{BOOT, DESCRIPTION, HotImage, PAGES, RAM};
+use crate::Error;
+use crate::artifact_cache::StagingDir;
+use crate::sparse::{MEMORY, copy_sparse, data_bytes};
+use crate::store::{Identities, save_identities};
+use crate::template::TemplateKey;
+
+/// Bytes of an image in addition to memory and pages.
+const MARGIN: u64 = 2 << 20;
+
+/// A hot image that is being created. It is not visible before [`finish`](Self::finish) returns. Dropping the writer removes
+/// its files.
+#[derive(Debug)]
+pub struct HotImageWriter {
+    key: TemplateKey,
+    boot: String,
+    staging: StagingDir,
+}
+
+impl HotImageWriter {
+    pub(super) fn new(key: &TemplateKey, boot: &str, staging: StagingDir) -> Self {
+        Self {
+            key: key.clone(),
+            boot: boot.to_owned(),
+            staging,
+        }
+    }
+
+    /// Writes the image and installs it atomically, in place of an older one. Holes in both files are skipped.
+    ///
+    /// # Errors
+    /// [`Error::InsufficientSpace`], [`Error::DiskFull`] or [`Error::Io`]. No files are left behind.
+    pub fn finish(
+        mut self,
+        ram: &File,
+        pages: &File,
+        description: &[u8],
+    ) -> Result<HotImage, Error> {
+        let bytes = |file| data_bytes(file).map_err(Error::io("inspect", MEMORY));
+        let required = bytes(ram)? + bytes(pages)? + description.len() as u64 + MARGIN;
+        let cache = self.staging.cache().clone();
+        cache.require_space(required)?;
+
+        self.write(ram, pages, description)
+            .and_then(|()| self.staging.install(self.key.as_str(), HotImage::load))
+            .map_err(|error| error.or_disk_full(cache.root(), required))
+    }
+
+    fn write(&self, ram: &File, pages: &File, description: &[u8]) -> Result<(), Error> {
+        let mut identities = Identities::new();
+        for (name, from) in [(RAM, ram), (PAGES, pages)] {
+            self.staging
+                .write_unflushed_file(name, &mut identities, |file| {
+                    copy_sparse(from, file).map(drop)
+                })?;
+        }
+
+        let mut others = Identities::new();
+        for (name, contents) in [(DESCRIPTION, description), (BOOT, self.boot.as_bytes())] {
+            let write = |file: &mut File| {
+                let written = file.write_all(contents);
+                written.map_err(Error::io("write", self.staging.path().join(name)))
+            };
+            self.staging
+                .write_unflushed_file(name, &mut others, write)?;
+        }
+        save_identities(self.staging.path(), &identities)
+    }
+}
