@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use super::continuation::continue_guest;
 use super::restore::StandbyProcess;
-use super::state::Snapshot;
+use super::state::{Snapshot, WithProcess};
 use super::template::{BuildResult, Templates};
 use super::template_spec::TemplateSpec;
 use super::warmup::{quiesce, refresh, run_first_program, run_primer};
@@ -210,21 +210,6 @@ impl HotImages {
         Ok((ram, process))
     }
 
-    /// Returns whether there is an image in the store.
-    pub(crate) fn has(
-        &self,
-        templates: &Templates,
-        factory: &VmFactory,
-        spec: &TemplateSpec,
-    ) -> bool {
-        let Some(key) = self.key(templates, factory, spec) else {
-            return false;
-        };
-        self.shelf
-            .open(&key, MAX_AGE)
-            .is_ok_and(|image| image.is_some())
-    }
-
     /// Removes an image from which a VM did not continue.
     pub(crate) fn discard(
         &self,
@@ -271,7 +256,7 @@ impl HotImages {
         };
 
         let snapshot = hot_snapshot(factory, spec, template, deadline).await?;
-        try_out(factory, spec, &snapshot, deadline).await?;
+        let snapshot = try_out(factory, spec, &snapshot, deadline).await?;
         self.slots().insert(
             spec.clone(),
             Slot::Ready {
@@ -334,18 +319,18 @@ async fn hot_snapshot(
     take_turn().await?;
 
     quiesce(&channel).await?;
-    let snapshot = Snapshot::take(&vm, machine, Some(template)).await;
+    let snapshot = Snapshot::take(&vm, machine, Some(template), WithProcess::Yes).await;
     vm.end().await;
     snapshot
 }
 
-/// Continues a VM from an image and runs a program in it.
+/// Continues a VM from an image and runs a program in it. Returns the image with what was learned.
 async fn try_out(
     factory: &VmFactory,
     spec: &TemplateSpec,
     snapshot: &Snapshot,
     deadline: Duration,
-) -> Result<(), Error> {
+) -> Result<Snapshot, Error> {
     let continued = continue_guest(factory, snapshot, &GuestInit::NONE, deadline);
     let StartedVm {
         vm,
@@ -353,9 +338,16 @@ async fn try_out(
         network: _network,
     } = continued.await?;
     let channel = Channel::new(agent);
-    let result = run_first_program(&channel, spec.language).await;
+    run_first_program(&channel, spec.language).await?;
+
+    let process = snapshot
+        .process()
+        .ok_or_else(|| not_saved(&"it has no process"))?;
+    let process = process
+        .learn_from(vm.process_id())
+        .map_err(|e| not_saved(&e))?;
     vm.end().await;
-    result
+    Ok(snapshot.with_process(process))
 }
 
 /// Writes an image to the store.

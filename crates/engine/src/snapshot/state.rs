@@ -21,11 +21,19 @@ pub(crate) struct Snapshot(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     machine: Machine,
-    ram: File,
+    ram: Arc<File>,
     state: Vec<u8>,
     filled: watch::Receiver<Option<Result<(), String>>>,
     /// QEMU itself with the code that it has translated, if it could be saved.
     process: Option<SavedProcess>,
+}
+
+/// Whether QEMU itself is saved with the state of its guest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum WithProcess {
+    /// Under software emulation, if that is possible.
+    Yes,
+    No,
 }
 
 /// Minimum size of the devices' state of a machine, in bytes.
@@ -53,7 +61,7 @@ impl Snapshot {
 
         Ok(Self(Arc::new(Inner {
             machine,
-            ram,
+            ram: Arc::new(ram),
             state,
             filled,
             process: None,
@@ -65,9 +73,21 @@ impl Snapshot {
         let (_, filled) = watch::channel(Some(Ok(())));
         Self(Arc::new(Inner {
             machine,
-            ram,
+            ram: Arc::new(ram),
             state: Vec::new(),
             filled,
+            process: Some(process),
+        }))
+    }
+
+    /// Returns the same guest with another description of its QEMU.
+    pub(crate) fn with_process(&self, process: SavedProcess) -> Self {
+        let Inner { machine, ram, .. } = &*self.0;
+        Self(Arc::new(Inner {
+            machine: machine.clone(),
+            ram: ram.clone(),
+            state: self.0.state.clone(),
+            filled: self.0.filled.clone(),
             process: Some(process),
         }))
     }
@@ -82,6 +102,7 @@ impl Snapshot {
         vm: &Vm,
         machine: Machine,
         base: Option<&Self>,
+        with_process: WithProcess,
     ) -> Result<Self, Error> {
         let failed = |e: QmpError| {
             let message = format!("cannot save the guest's state: {e}");
@@ -90,7 +111,7 @@ impl Snapshot {
 
         let qmp = vm.qmp().map_err(failed)?;
         qmp.execute("stop", Value::Null).await.map_err(failed)?;
-        let saved = save(vm, qmp, machine, base).await;
+        let saved = save(vm, qmp, machine, base, with_process).await;
 
         // The guest continues even if its state was not saved.
         let continued = qmp.execute("cont", Value::Null).await;
@@ -182,6 +203,7 @@ async fn save(
     qmp: &Qmp,
     machine: Machine,
     base: Option<&Snapshot>,
+    with_process: WithProcess,
 ) -> Result<Snapshot, Error> {
     let state = device_state(qmp).await?;
     if let Some(base) = base {
@@ -190,8 +212,9 @@ async fn save(
 
     // Copy the memory on a thread for blocking work. QEMU stands still.
     let (base, bytes) = (base.cloned(), machine.memory_bytes());
-    let is_emulated = machine.accelerator == Accelerator::Tcg;
-    let (pid, passed) = (vm.process_id(), vm.passed().to_vec());
+    // Only an emulator has translated code.
+    let with_process = with_process == WithProcess::Yes && machine.accelerator == Accelerator::Tcg;
+    let (pid, passed) = (vm.process_id(), vm.passed().clone());
     let copying = tokio::task::spawn_blocking(move || -> Result<_, Error> {
         let memory = GuestMemory::open(pid, bytes).map_err(|e| {
             let message = format!("this host does not support saving states: {e}");
@@ -203,12 +226,12 @@ async fn save(
             Error::new(ErrorKind::Host, message)
         })?;
 
-        // Only an emulator has translated code.
-        let process = is_emulated.then(|| {
+        let process = with_process.then(|| {
             let process = ProcessToSave {
                 pid,
                 memory_bytes: bytes,
-                passed: &passed,
+                passed: &passed.kept,
+                unneeded: &passed.read,
                 base: base.as_ref().and_then(Snapshot::process),
             };
             save_process(process, &ram)
@@ -225,7 +248,7 @@ async fn save(
 
     Ok(Snapshot(Arc::new(Inner {
         machine,
-        ram,
+        ram: Arc::new(ram),
         state,
         filled,
         process,

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use fumehood_image::{Store, TEMPLATES_BYTES, TemplateKey, Templates as TemplateStore};
 use fumehood_protocol::{Language, PROTOCOL_VERSION};
 
-use super::state::Snapshot;
+use super::state::{Snapshot, WithProcess};
 use super::template_spec::TemplateSpec;
 use super::warmup::{clear_free_memory, quiesce, run_primer, warmup_programs};
 use crate::agent::{Channel, GuestInit};
@@ -248,7 +248,7 @@ async fn warm_snapshot(
     }
 
     quiesce(&channel).await?;
-    let snapshot = Snapshot::take(&vm, machine, None).await;
+    let snapshot = Snapshot::take(&vm, machine, None, WithProcess::No).await;
     vm.end().await;
 
     snapshot

@@ -13,7 +13,7 @@ use crate::guest_memory::{PAGE, is_private, read_pagemap};
 /// The size of a page, in bytes.
 const PAGE_BYTES: u64 = PAGE as u64;
 /// Fewer unchanged pages than this between two changed ones are copied as well: a mapping costs more than they do.
-const MAX_GAP: usize = 8;
+const MAX_GAP: usize = 32;
 /// The maximum number of pages that are copied at once: 1 MiB.
 const MAX_RUN: usize = 256;
 /// How far the stack of the main thread may grow, in bytes, as by the usual limit. The kernel does not grow copies.
@@ -226,6 +226,32 @@ impl AddressSpaceWriter<'_> {
         self.files.push(opened);
         Ok(self.files.len() - 1)
     }
+}
+
+/// Returns the ranges of a process's memory that it has written to, as far as its image has files for them.
+pub(super) fn written_pages(
+    pagemap: &File,
+    mappings: &[Mapping],
+) -> Result<Vec<(u64, u64)>, ImageError> {
+    const WRITABLE: u32 = 2;
+
+    let mut ranges: Vec<(u64, u64)> = Vec::new();
+    let written = |mapping: &&Mapping| mapping.file.is_some() && mapping.protection & WRITABLE != 0;
+    for mapping in mappings.iter().filter(written) {
+        let entries = read_pagemap(pagemap, mapping.address, mapping.bytes)?;
+        for (at, _) in entries
+            .iter()
+            .enumerate()
+            .filter(|(_, entry)| is_private(**entry))
+        {
+            let address = mapping.address + at as u64 * PAGE_BYTES;
+            match ranges.last_mut() {
+                Some((start, bytes)) if *start + *bytes == address => *bytes += PAGE_BYTES,
+                _ => ranges.push((address, PAGE_BYTES)),
+            }
+        }
+    }
+    Ok(ranges)
 }
 
 /// Marks short runs of unchanged pages between changed ones as changed.

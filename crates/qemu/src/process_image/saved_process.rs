@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use fumehood_launcher::{IMAGE_VERSION, ProcessImage};
 use fumehood_sys::host::{MemoryLayout, StopError, StoppedProcess, kernel_mappings, memory_file};
 
-use super::address_space::AddressSpaceWriter;
+use super::address_space::{AddressSpaceWriter, written_pages};
 use super::descriptors::{DescriptorIdentity, read_descriptors};
 use crate::guest_memory::{GuestMemory, MemoryError};
 
@@ -53,6 +53,8 @@ pub struct ProcessToSave<'a> {
     pub memory_bytes: u64,
     /// The descriptors that its owner passed, which each continued process gets anew in this order.
     pub passed: &'a [DescriptorIdentity],
+    /// The descriptors that it does not need any more. Continued processes have the null device in their place.
+    pub unneeded: &'a [DescriptorIdentity],
     /// The image that it continued from, if it did.
     pub base: Option<&'a SavedProcess>,
 }
@@ -90,8 +92,8 @@ impl SavedProcess {
         let ProcessToSave {
             pid,
             memory_bytes,
-            passed,
             base,
+            ..
         } = process;
         let guest_memory = GuestMemory::open(pid, memory_bytes)?.range();
         let mut stopped = stop(pid)?;
@@ -123,13 +125,26 @@ impl SavedProcess {
         let image = ProcessImage {
             version: IMAGE_VERSION,
             mappings,
+            written_first: Vec::new(),
             kernel_mappings: kernel_mappings(&maps),
             threads,
             signals,
-            descriptors: read_descriptors(pid, passed)?,
+            descriptors: read_descriptors(pid, process.passed, process.unneeded)?,
             layout,
         };
         Self::new(image, files)
+    }
+
+    /// Returns the image with the pages that a process which continued from it has written to so far: later ones get copies
+    /// of these pages at once.
+    ///
+    /// # Errors
+    /// [`ImageError`].
+    pub fn learn_from(&self, pid: u32) -> Result<Self, ImageError> {
+        let pagemap = File::open(format!("/proc/{pid}/pagemap"))?;
+        let mut image = self.0.image.clone();
+        image.written_first = written_pages(&pagemap, &image.mappings)?;
+        Self::new(image, self.0.files.clone())
     }
 
     /// Takes an image that was saved earlier, and its files.
