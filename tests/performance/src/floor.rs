@@ -13,8 +13,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
 use fumehood_qemu::{
-    Accel, Chardev, CommandLine, Cpu, Event, GuestMemory, GuestRange, Kernel, Machine, Memory, Monitor, Qmp,
-    Serial,
+    Accel, Chardev, CommandLine, Cpu, Event, GuestMemory, GuestRange, Kernel, Machine, Memory,
+    Monitor, Qmp, Serial,
 };
 use fumehood_sys::host::{memory_file, seal, sealable_file};
 use serde_json::{Value, json};

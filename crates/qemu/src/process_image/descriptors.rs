@@ -1,6 +1,6 @@
 use std::fs;
 use std::os::fd::{AsFd, RawFd};
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 
 use fumehood_launcher::{Descriptor, DescriptorKind};
 
@@ -62,6 +62,10 @@ pub(super) fn read_descriptors(
         let target = target.to_string_lossy();
         let kind = match kind(&target, &info) {
             Some(kind) => kind,
+            // By its number: paths are those of another root.
+            None if is_null(&fs::metadata(format!("{directory}/{number}"))?) => {
+                DescriptorKind::Null
+            }
             None => {
                 let found = identity(number)?;
                 match passed.iter().position(|known| *known == found) {
@@ -101,11 +105,17 @@ fn kind(target: &str, info: &str) -> Option<DescriptorKind> {
             Some(DescriptorKind::SignalFd(mask))
         }
         "anon_inode:[eventpoll]" if field("tfd:").is_none() => Some(DescriptorKind::Epoll),
-        "/dev/null" => Some(DescriptorKind::Null),
         // The memory is mapped and the state was read: neither is read again.
         _ if target.starts_with("/memfd:") => Some(DescriptorKind::Null),
         _ => None,
     }
+}
+
+/// Returns whether this is the null device.
+fn is_null(metadata: &fs::Metadata) -> bool {
+    let device = metadata.rdev();
+    metadata.file_type().is_char_device()
+        && (rustix::fs::major(device), rustix::fs::minor(device)) == (1, 3)
 }
 
 fn is_nonblocking(info: &str) -> bool {
