@@ -35,6 +35,8 @@ pub(crate) struct HotImages {
     /// The id of this boot of the host, and the build of its kernel: an image is of use until the next boot.
     host: Option<HostBoot>,
     slots: Mutex<HashMap<TemplateSpec, Slot>>,
+    /// The programs and libraries that images map, which most of them have in common.
+    libraries: Mutex<HashMap<PathBuf, (Library, SavedFile)>>,
 }
 
 #[derive(Debug)]
@@ -115,6 +117,7 @@ impl HotImages {
             shelf: store.hot_images(),
             host: host(),
             slots: Mutex::default(),
+            libraries: Mutex::default(),
         }
     }
 
@@ -183,7 +186,7 @@ impl HotImages {
             return Ok(None);
         };
         let expires = Instant::now() + MAX_AGE.saturating_sub(stored.age());
-        match load(stored, || templates.open_ram(factory, spec)) {
+        match self.load(stored, || templates.open_ram(factory, spec)) {
             Ok(process) => {
                 let machine = factory.machine(spec.shape.clone());
                 let snapshot = Snapshot::hot(machine, process);
@@ -192,6 +195,55 @@ impl HotImages {
             Err(reason) => {
                 self.shelf.discard(key, &reason);
                 Ok(None)
+            }
+        }
+    }
+
+    /// Opens everything that an image maps.
+    fn load(
+        &self,
+        stored: HotImage,
+        open_template: impl FnOnce() -> Result<File, String>,
+    ) -> Result<SavedProcess, String> {
+        let text = |e: &dyn std::fmt::Display| e.to_string();
+        let Description {
+            process,
+            guest_memory,
+            files: mapped,
+        } = serde_json::from_slice(&stored.description).map_err(|e| text(&e))?;
+
+        let mut files = vec![SavedFile::new(stored.pages, None).map_err(|e| text(&e))?];
+        let mut open_template = Some(open_template);
+        for file in mapped {
+            files.push(match file {
+                MappedFile::TemplateMemory => {
+                    let open = open_template.take().ok_or("it maps two templates")?;
+                    SavedFile::new(open()?, None).map_err(|e| text(&e))?
+                }
+                MappedFile::Library(library) => self.open_library(library)?,
+            });
+        }
+        SavedProcess::new(process, guest_memory, files).map_err(|e| text(&e))
+    }
+
+    /// Opens a library that has not changed since the image was created.
+    fn open_library(&self, library: Library) -> Result<SavedFile, String> {
+        let path = library.path.clone();
+        let failed = |e: std::io::Error| format!("{}: {e}", path.display());
+        if Library::of(&path).map_err(failed)? != library {
+            return Err(format!("{} was changed", path.display()));
+        }
+
+        let mut libraries = self
+            .libraries
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        match libraries.get(&path) {
+            Some((known, file)) if *known == library => Ok(file.clone()),
+            _ => {
+                let file = SavedFile::open(&path).map_err(failed)?;
+                libraries.insert(path, (library, file.clone()));
+                Ok(file)
             }
         }
     }
@@ -265,39 +317,6 @@ impl HotImages {
     fn slots(&self) -> MutexGuard<'_, HashMap<TemplateSpec, Slot>> {
         self.slots.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-/// Opens everything that an image maps.
-fn load(
-    stored: HotImage,
-    open_template: impl FnOnce() -> Result<File, String>,
-) -> Result<SavedProcess, String> {
-    let text = |e: &dyn std::fmt::Display| e.to_string();
-    let Description {
-        process,
-        guest_memory,
-        files: mapped,
-    } = serde_json::from_slice(&stored.description).map_err(|e| text(&e))?;
-
-    let mut files = vec![SavedFile::new(stored.pages, None).map_err(|e| text(&e))?];
-    let mut open_template = Some(open_template);
-    for file in &mapped {
-        files.push(match file {
-            MappedFile::TemplateMemory => {
-                let open = open_template.take().ok_or("it maps two templates")?;
-                SavedFile::new(open()?, None).map_err(|e| text(&e))?
-            }
-            MappedFile::Library(library) => {
-                let path = &library.path;
-                let current = Library::of(path).map_err(|e| format!("{}: {e}", path.display()))?;
-                if current != *library {
-                    return Err(format!("{} was changed", path.display()));
-                }
-                SavedFile::open(path).map_err(|e| text(&e))?
-            }
-        });
-    }
-    SavedProcess::new(process, guest_memory, files).map_err(|e| text(&e))
 }
 
 fn not_saved(error: &dyn std::fmt::Display) -> Error {

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use fumehood_launcher::Mapping;
+use fumehood_sys::host::{CONTINUATION_BYTES, CONTINUATION_START};
 
 use super::saved_process::{ImageError, SavedFile};
 use crate::guest_memory::{PAGE, is_private, read_pagemap};
@@ -67,6 +68,12 @@ impl Area {
     fn is_of_kernel(&self) -> bool {
         self.name.starts_with("[vvar") || matches!(&*self.name, "[vdso]" | "[vsyscall]")
     }
+
+    /// What a launcher leaves behind when it has become a process is not used any more.
+    fn is_of_continuation(&self) -> bool {
+        let end = CONTINUATION_START + CONTINUATION_BYTES;
+        self.start >= CONTINUATION_START && self.end <= end
+    }
 }
 
 /// Copies the memory of a stopped process: pages that it has changed to a file, others by reference to their files.
@@ -91,7 +98,7 @@ impl AddressSpaceWriter<'_> {
         for line in maps.lines() {
             let unreadable = || ImageError::Unsupported(format!("unknown mapping: {line}"));
             let area = Area::parse(line).ok_or_else(unreadable)?;
-            if area.is_of_kernel() {
+            if area.is_of_kernel() || area.is_of_continuation() {
                 continue;
             }
             if area.name == "[stack]" {
