@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use fumehood_launcher::Mapping;
+use fumehood_sys::host::{CONTINUATION_BYTES, CONTINUATION_START};
 
 use super::saved_process::{ImageError, SavedFile};
 use crate::guest_memory::{PAGE, is_private, read_pagemap};
@@ -65,6 +66,11 @@ impl Area {
     fn is_of_kernel(&self) -> bool {
         self.name.starts_with("[vvar") || matches!(&*self.name, "[vdso]" | "[vsyscall]")
     }
+
+    /// What is left of the preparation of a process that continued from an image: each continuation has its own.
+    const fn is_of_continuation(&self) -> bool {
+        self.start >= CONTINUATION_START && self.end <= CONTINUATION_START + CONTINUATION_BYTES
+    }
 }
 
 /// Copies the memory of a stopped process: pages that it has changed to a file, others by reference to their files.
@@ -74,6 +80,8 @@ pub(super) struct AddressSpaceWriter<'a> {
     pub(super) memory: &'a File,
     /// Its `/proc/PID/pagemap`.
     pub(super) pagemap: File,
+    /// Whether the process may have continued from an image itself.
+    pub(super) is_continued: bool,
     /// The range of the guest's memory, which is saved elsewhere: file 0.
     pub(super) guest_memory: (u64, u64),
     /// The file for changed pages: file 1.
@@ -91,7 +99,7 @@ impl AddressSpaceWriter<'_> {
         for line in maps.lines() {
             let unreadable = || ImageError::Unsupported(format!("unknown mapping: {line}"));
             let area = Area::parse(line).ok_or_else(unreadable)?;
-            if area.is_of_kernel() {
+            if area.is_of_kernel() || self.is_continued && area.is_of_continuation() {
                 continue;
             }
             if area.name == "[stack]" {
@@ -305,6 +313,18 @@ mod tests {
         let shared = Area::parse("1000-2000 rw-s 00000000 00:01 5 /memfd:x (deleted)").unwrap();
         assert!(shared.is_shared);
         assert_eq!(Area::parse("1000 rw-p"), None);
+    }
+
+    #[test]
+    fn what_is_left_of_a_continuation_is_recognized() {
+        let area = |start: u64, end: u64| {
+            Area::parse(&format!("{start:x}-{end:x} r-xp 00000000 00:00 0 ")).unwrap()
+        };
+        let end = CONTINUATION_START + CONTINUATION_BYTES;
+        assert!(area(CONTINUATION_START, CONTINUATION_START + PAGE_BYTES).is_of_continuation());
+        assert!(area(end - PAGE_BYTES, end).is_of_continuation());
+        assert!(!area(end - PAGE_BYTES, end + PAGE_BYTES).is_of_continuation());
+        assert!(!area(CONTINUATION_START - PAGE_BYTES, end).is_of_continuation());
     }
 
     #[test]

@@ -1,6 +1,6 @@
 use std::fs;
 use std::os::fd::{AsFd, RawFd};
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 
 use fumehood_launcher::{Descriptor, DescriptorKind};
 
@@ -58,8 +58,11 @@ pub(super) fn read_descriptors(
         let info = fs::read_to_string(format!("/proc/{pid}/fdinfo/{number}"))?;
         let target = fs::read_link(format!("{directory}/{number}"))?;
         let target = target.to_string_lossy();
+        let path = format!("{directory}/{number}");
         let kind = match kind(&target, &info) {
             Some(kind) => kind,
+            // Processes that continued from an image have opened it in a root that is gone, where it has another name.
+            None if is_null_device(&fs::metadata(path)?) => DescriptorKind::Null,
             None => {
                 let found = identity(number)?;
                 let index = passed.iter().position(|known| *known == found);
@@ -95,11 +98,17 @@ fn kind(target: &str, info: &str) -> Option<DescriptorKind> {
             Some(DescriptorKind::SignalFd(mask))
         }
         "anon_inode:[eventpoll]" if field("tfd:").is_none() => Some(DescriptorKind::Epoll),
-        "/dev/null" => Some(DescriptorKind::Null),
         // The memory is mapped and the state was read: neither is read again.
         _ if target.starts_with("/memfd:") => Some(DescriptorKind::Null),
         _ => None,
     }
+}
+
+fn is_null_device(metadata: &fs::Metadata) -> bool {
+    const NULL: (u32, u32) = (1, 3);
+    let device = metadata.rdev();
+    let number = (rustix::fs::major(device), rustix::fs::minor(device));
+    metadata.file_type().is_char_device() && number == NULL
 }
 
 fn is_nonblocking(info: &str) -> bool {
@@ -143,6 +152,15 @@ mod tests {
             "anon_inode:[userfaultfd]",
         ] {
             assert_eq!(kind(other, "flags: 02\n"), None, "{other}");
+        }
+    }
+
+    #[test]
+    fn the_null_device_is_recognized_by_its_number() {
+        let metadata = |path: &str| fs::metadata(path).unwrap();
+        assert!(is_null_device(&metadata("/dev/null")));
+        for other in ["/dev/zero", "/dev", "/proc/self/maps"] {
+            assert!(!is_null_device(&metadata(other)), "{other}");
         }
     }
 

@@ -112,6 +112,7 @@ impl SavedProcess {
         let mut writer = AddressSpaceWriter {
             memory: stopped.memory(),
             pagemap: File::open(format!("/proc/{pid}/pagemap"))?,
+            is_continued: base.is_some(),
             guest_memory,
             pages: &pages,
             files,
