@@ -32,15 +32,18 @@ struct Remains {
 impl Remains {
     fn count() -> Self {
         let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
+        let is_ours = |line: &&str| line.contains("fumehood") || line.contains(" /proc ");
         let store = Store::default_root().unwrap();
+        let unfinished = names(&store.join("hot-images"));
+        let is_digest = |name: &String| name.len() == 64;
         Self {
             processes: descendants(std::process::id()).len(),
             descriptors: names(Path::new("/proc/self/fd")).len(),
-            mounts: mounts.lines().count(),
+            mounts: mounts.lines().filter(is_ours).count(),
             cgroups: own_cgroups(),
-            files: ["tmp", "hot-images"]
-                .iter()
-                .flat_map(|name| names(&store.join(name)))
+            files: names(&store.join("tmp"))
+                .into_iter()
+                .chain(unfinished.into_iter().filter(|name| !is_digest(name)))
                 .collect(),
         }
     }
