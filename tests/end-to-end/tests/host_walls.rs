@@ -15,7 +15,7 @@ use fumehood_end_to_end::{
     DEADLINE, descendants, finish, fumehood, program, send, status, test_program, wait_until,
 };
 use fumehood_qemu::{
-    DescriptorIdentity, GuestMemory, IsolationLayer, LaunchConfig, Launcher, Process, ProcessSpec,
+    DescriptorIdentity, GuestRange, IsolationLayer, LaunchConfig, Launcher, Process, ProcessSpec,
     ProcessStart, ProcessToSave, ResourceLimits, SavedProcess, User,
 };
 use rustix::process::Signal;
@@ -244,25 +244,17 @@ fn what_is_passed() -> (UnixStream, Vec<OwnedFd>) {
     (ours, vec![theirs.into(), file.into()])
 }
 
-/// Saves a process that waits. It has no guest, so its heap stands for the guest's memory.
+/// Saves a process that waits. It has no guest.
 fn save_process(pid: u32, passed: &[DescriptorIdentity]) -> SavedProcess {
-    let maps = std::fs::read_to_string(format!("/proc/{pid}/maps")).unwrap();
-    let heap = maps.lines().find(|line| line.ends_with("[heap]")).unwrap();
-    let (start, end) = heap.split_once(' ').unwrap().0.split_once('-').unwrap();
-    let address = |text| u64::from_str_radix(text, 16).unwrap();
-    let memory_bytes = address(end) - address(start);
-
-    let (ram, pages) = (tempfile::tempfile().unwrap(), tempfile::tempfile().unwrap());
-    ram.set_len(memory_bytes).unwrap();
-    let memory = GuestMemory::open(pid, memory_bytes).unwrap();
-    memory.copy_private_pages(&ram, true).unwrap();
     let process = ProcessToSave {
         pid,
-        memory_bytes,
+        guest_memory: GuestRange { start: 0, bytes: 0 },
         passed,
-        base: None,
+        unneeded: &[],
+        base: &[],
     };
-    SavedProcess::save(process, ram, pages).unwrap_or_else(|e| panic!("{e}"))
+    let saved = SavedProcess::save(process, tempfile::tempfile().unwrap());
+    saved.unwrap_or_else(|e| panic!("{e}"))
 }
 
 /// The probe waits, is saved as an image, and continues as two processes behind the same launcher.

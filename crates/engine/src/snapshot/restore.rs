@@ -34,7 +34,7 @@ impl StandbyProcess {
         let (mut memories, mut descriptors) = (Vec::new(), Vec::<OwnedFd>::new());
 
         for snapshot in matching {
-            let descriptor = snapshot.descriptor()?;
+            let descriptor = OwnedFd::from(snapshot.ram().await?);
             memories.push((snapshot.clone(), descriptor.as_raw_fd()));
             descriptors.push(descriptor);
         }
