@@ -198,17 +198,16 @@ impl AddressSpaceWriter<'_> {
 
     /// Returns the index of the file of a mapping, which is opened if it is new.
     fn find_file(&mut self, area: &Area) -> Result<usize, ImageError> {
+        // A continued process has no root in which paths are complete; some file systems report another device.
+        let relative = area.name.trim_start_matches('/');
         let is_same = |file: &SavedFile| {
-            file.path.as_deref() == Some(Path::new(&area.name)) && file.inode == area.inode
+            let has_path = file
+                .path
+                .as_deref()
+                .is_some_and(|path| path.ends_with(relative));
+            file.inode == area.inode && (has_path || file.device == area.device)
         };
-        let is_own = |file: &SavedFile| {
-            file.path.is_none() && file.inode == area.inode && file.device == area.device
-        };
-        if let Some(known) = self
-            .files
-            .iter()
-            .position(|file| is_same(file) || is_own(file))
-        {
+        if let Some(known) = self.files.iter().position(is_same) {
             return Ok(known);
         }
 

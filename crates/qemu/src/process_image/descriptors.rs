@@ -60,11 +60,12 @@ pub(super) fn read_descriptors(
         let info = fs::read_to_string(format!("/proc/{pid}/fdinfo/{number}"))?;
         let target = fs::read_link(format!("{directory}/{number}"))?;
         let target = target.to_string_lossy();
-        let path = format!("{directory}/{number}");
         let kind = match kind(&target, &info) {
             Some(kind) => kind,
-            // Processes that continued from an image have opened it in a root that is gone, where it has another name.
-            None if is_null_device(&fs::metadata(path)?) => DescriptorKind::Null,
+            // By its number: paths are those of another root.
+            None if is_null(&fs::metadata(format!("{directory}/{number}"))?) => {
+                DescriptorKind::Null
+            }
             None => {
                 let found = identity(number)?;
                 match passed.iter().position(|known| *known == found) {
@@ -110,11 +111,11 @@ fn kind(target: &str, info: &str) -> Option<DescriptorKind> {
     }
 }
 
-fn is_null_device(metadata: &fs::Metadata) -> bool {
-    const NULL: (u32, u32) = (1, 3);
+/// Returns whether this is the null device.
+fn is_null(metadata: &fs::Metadata) -> bool {
     let device = metadata.rdev();
-    let number = (rustix::fs::major(device), rustix::fs::minor(device));
-    metadata.file_type().is_char_device() && number == NULL
+    metadata.file_type().is_char_device()
+        && (rustix::fs::major(device), rustix::fs::minor(device)) == (1, 3)
 }
 
 fn is_nonblocking(info: &str) -> bool {
@@ -164,9 +165,9 @@ mod tests {
     #[test]
     fn the_null_device_is_recognized_by_its_number() {
         let metadata = |path: &str| fs::metadata(path).unwrap();
-        assert!(is_null_device(&metadata("/dev/null")));
+        assert!(is_null(&metadata("/dev/null")));
         for other in ["/dev/zero", "/dev", "/proc/self/maps"] {
-            assert!(!is_null_device(&metadata(other)), "{other}");
+            assert!(!is_null(&metadata(other)), "{other}");
         }
     }
 
