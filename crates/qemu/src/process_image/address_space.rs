@@ -69,10 +69,10 @@ impl Area {
         self.name.starts_with("[vvar") || matches!(&*self.name, "[vdso]" | "[vsyscall]")
     }
 
-    /// What a launcher leaves behind when it has become a process is not used any more.
-    fn is_of_continuation(&self) -> bool {
-        let end = CONTINUATION_START + CONTINUATION_BYTES;
-        self.start >= CONTINUATION_START && self.end <= end
+    /// What is left of the preparation of a process that continued from an image: each continuation has its own. A QEMU that was
+    /// executed has nothing there: it is loaded and allocates elsewhere.
+    const fn is_of_continuation(&self) -> bool {
+        self.start >= CONTINUATION_START && self.end <= CONTINUATION_START + CONTINUATION_BYTES
     }
 }
 
@@ -326,6 +326,18 @@ mod tests {
         let shared = Area::parse("1000-2000 rw-s 00000000 00:01 5 /memfd:x (deleted)").unwrap();
         assert!(shared.is_shared);
         assert_eq!(Area::parse("1000 rw-p"), None);
+    }
+
+    #[test]
+    fn what_is_left_of_a_continuation_is_recognized() {
+        let area = |start: u64, end: u64| {
+            Area::parse(&format!("{start:x}-{end:x} r-xp 00000000 00:00 0 ")).unwrap()
+        };
+        let end = CONTINUATION_START + CONTINUATION_BYTES;
+        assert!(area(CONTINUATION_START, CONTINUATION_START + PAGE_BYTES).is_of_continuation());
+        assert!(area(end - PAGE_BYTES, end).is_of_continuation());
+        assert!(!area(end - PAGE_BYTES, end + PAGE_BYTES).is_of_continuation());
+        assert!(!area(CONTINUATION_START - PAGE_BYTES, end).is_of_continuation());
     }
 
     #[test]

@@ -163,6 +163,15 @@ mod tests {
     }
 
     #[test]
+    fn the_null_device_is_recognized_by_its_number() {
+        let metadata = |path: &str| fs::metadata(path).unwrap();
+        assert!(is_null(&metadata("/dev/null")));
+        for other in ["/dev/zero", "/dev", "/proc/self/maps"] {
+            assert!(!is_null(&metadata(other)), "{other}");
+        }
+    }
+
+    #[test]
     fn the_flag_of_nonblocking_descriptors_is_read() {
         assert!(is_nonblocking("pos:\t0\nflags:\t02004002\n"));
         assert!(!is_nonblocking("pos:\t0\nflags:\t02000002\n"));

@@ -7,9 +7,9 @@ use serde::{Deserialize, Serialize};
 use super::descriptors::FIRST_MOVED;
 
 /// The first address of the memory in which a continuation is prepared. It stays mapped in the continued process, so no
-/// image may have anything there. Programs at fixed addresses start at 4 MiB; others, libraries, heaps and stacks are
-/// far above.
-pub const CONTINUATION_START: u64 = 0x2000_0000;
+/// image may have anything there: 32 GiB. Programs at fixed addresses start at 4 MiB, and their heaps within the next GiB.
+/// Other programs, libraries and stacks are far above.
+pub const CONTINUATION_START: u64 = 32 << 30;
 /// The size of that memory, in bytes. Only what is used takes memory.
 pub const CONTINUATION_BYTES: u64 = 16 << 20;
 
