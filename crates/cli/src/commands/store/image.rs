@@ -137,9 +137,10 @@ fn find_companion(name: &str, option: &str) -> anyhow::Result<PathBuf> {
 
 fn prune(store: &Store) -> anyhow::Result<ExitCode> {
     let unfinished = store.remove_leftovers()?;
-    let stale = store.templates().prune_stale(TEMPLATES_BYTES, None)?;
+    let mut stale = store.templates().prune_stale(TEMPLATES_BYTES, None)?;
+    stale += store.hot_images().prune()?;
     print_line(&format!(
-        "removed unfinished work of {} MiB and {} templates of {} MiB",
+        "removed unfinished work of {} MiB, and {} templates and hot images of {} MiB",
         unfinished.freed_bytes / MIB,
         stale.removed,
         stale.freed_bytes / MIB
