@@ -109,6 +109,9 @@ impl PreparedImage {
             let file = mapping.file.map(|index| (files[index], mapping.offset));
             continuation.map(mapping.address, mapping.bytes, mapping.protection, file);
         }
+        for (address, bytes) in &image.written_first {
+            continuation.populate(*address, *bytes);
+        }
         continuation.close_files();
 
         continuation.handle_signals(&image.signals);

@@ -2,6 +2,8 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 
+use serde::{Deserialize, Serialize};
+
 /// Why the memory of a guest could not be read.
 #[derive(Debug, thiserror::Error)]
 pub enum MemoryError {
@@ -34,22 +36,22 @@ const PRESENT: u64 = 1 << 63;
 const SWAPPED: u64 = 1 << 62;
 const FILE_BACKED: u64 = 1 << 61;
 
-/// The memory of a guest, read from outside its QEMU process. The guest should be stopped while this is used.
-#[derive(Debug)]
-pub struct GuestMemory {
-    mem: File,
-    pagemap: File,
-    start: u64,
-    bytes: u64,
+/// Where a guest's memory is in its QEMU process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GuestRange {
+    /// The first address.
+    pub start: u64,
+    /// The size, in bytes.
+    pub bytes: u64,
 }
 
-impl GuestMemory {
-    /// Opens the guest's memory of `bytes` bytes in the process `pid`. QEMU maps it separately, so its size is
-    /// enough to find it.
+impl GuestRange {
+    /// Finds the guest's memory of `bytes` bytes in the process `pid`, which has executed QEMU. QEMU maps it separately, so
+    /// its size is enough to find it.
     ///
     /// # Errors
     /// [`MemoryError`].
-    pub fn open(pid: u32, bytes: u64) -> Result<Self, MemoryError> {
+    pub fn find(pid: u32, bytes: u64) -> Result<Self, MemoryError> {
         let maps = std::fs::read_to_string(format!("/proc/{pid}/maps"))?;
         let starts: Vec<u64> = maps
             .lines()
@@ -63,14 +65,35 @@ impl GuestMemory {
                 found: starts.len(),
             });
         };
+        Ok(Self { start, bytes })
+    }
 
+    /// Returns the first address after it.
+    pub(crate) const fn end(&self) -> u64 {
+        self.start.saturating_add(self.bytes)
+    }
+}
+
+/// The memory of a guest, read from outside its QEMU process. The guest should be stopped while this is used.
+#[derive(Debug)]
+pub struct GuestMemory {
+    mem: File,
+    pagemap: File,
+    range: GuestRange,
+}
+
+impl GuestMemory {
+    /// Opens the guest's memory in the process `pid`.
+    ///
+    /// # Errors
+    /// [`MemoryError::Unreadable`].
+    pub fn open(pid: u32, range: GuestRange) -> Result<Self, MemoryError> {
         let open = |name: &str| File::open(format!("/proc/{pid}/{name}"));
         let (mem, pagemap) = (open("mem")?, open("pagemap")?);
         Ok(Self {
             mem,
             pagemap,
-            start,
-            bytes,
+            range,
         })
     }
 
@@ -80,7 +103,7 @@ impl GuestMemory {
     /// # Errors
     /// The error of the operating system.
     pub fn copy_private_pages(&self, to: &File, sparse: bool) -> io::Result<u64> {
-        let entries = read_pagemap(&self.pagemap, self.start, self.bytes)?;
+        let entries = read_pagemap(&self.pagemap, self.range.start, self.range.bytes)?;
         let mut buffer = vec![0; MAX_RUN * PAGE];
         let (mut written, mut first) = (0, 0);
         while first < entries.len() {
@@ -94,18 +117,12 @@ impl GuestMemory {
 
             let run = &mut buffer[..pages * PAGE];
             let offset = (first * PAGE) as u64;
-            self.mem.read_exact_at(run, self.start + offset)?;
+            self.mem.read_exact_at(run, self.range.start + offset)?;
             written += write_run(to, run, offset, sparse)?;
             first += pages;
         }
 
         Ok(written)
-    }
-
-    /// Returns the first address in QEMU, and the first one after the guest's memory.
-    #[must_use]
-    pub fn range(&self) -> (u64, u64) {
-        (self.start, self.start + self.bytes)
     }
 }
 
@@ -137,7 +154,7 @@ fn parse_mapping(line: &str) -> Option<(u64, u64)> {
 }
 
 /// Writes pages: all of them, or with `sparse` only those that are not all zeros.
-fn write_run(to: &File, run: &[u8], offset: u64, sparse: bool) -> io::Result<u64> {
+pub(crate) fn write_run(to: &File, run: &[u8], offset: u64, sparse: bool) -> io::Result<u64> {
     if !sparse {
         to.write_all_at(run, offset)?;
         return Ok(run.len() as u64);
@@ -207,7 +224,7 @@ mod tests {
 
     #[test]
     fn a_size_without_a_mapping_is_an_error() {
-        let error = GuestMemory::open(std::process::id(), 12345 * PAGE as u64).unwrap_err();
+        let error = GuestRange::find(std::process::id(), 12345 * PAGE as u64).unwrap_err();
         assert!(
             matches!(error, MemoryError::Ambiguous { found: 0 }),
             "{error}"

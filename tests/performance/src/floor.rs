@@ -13,8 +13,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
 use fumehood_qemu::{
-    Accel, Chardev, CommandLine, Cpu, Event, GuestMemory, Kernel, Machine, Memory, Monitor, Qmp,
-    Serial,
+    Accel, Chardev, CommandLine, Cpu, Event, GuestMemory, GuestRange, Kernel, Machine, Memory,
+    Monitor, Qmp, Serial,
 };
 use fumehood_sys::host::{memory_file, seal, sealable_file};
 use serde_json::{Value, json};
@@ -130,7 +130,9 @@ impl FloorGuest {
         let ram = sealable_file("floor-memory")?;
         let bytes = u64::from(MEMORY_MIB) << 20;
         ram.set_len(bytes)?;
-        GuestMemory::open(guest.child.id(), bytes)?.copy_private_pages(&ram, true)?;
+        let pid = guest.child.id();
+        let memory = GuestMemory::open(pid, GuestRange::find(pid, bytes)?)?;
+        memory.copy_private_pages(&ram, true)?;
         seal(&ram)?;
 
         Ok(Self {

@@ -11,7 +11,7 @@ use crate::agent::GuestInit;
 use crate::error::{Error, ErrorKind};
 use crate::network::ActiveNetwork;
 use crate::provision::Provisioner;
-use crate::snapshot::{Snapshot, quiesce, refresh};
+use crate::snapshot::{Snapshot, WithProcess, quiesce, refresh};
 
 impl Sandbox {
     /// Saves the state of the sandbox: files, memory, contexts, detached programs. The sandbox continues.
@@ -39,7 +39,13 @@ impl Sandbox {
         let before = self.active_network().map(ActiveNetwork::save);
         let snapshot = {
             let vm = inner.lifetime.vm().await?;
-            Snapshot::take(&vm, inner.machine.clone(), inner.base.as_ref()).await
+            Snapshot::take(
+                &vm,
+                inner.machine.clone(),
+                inner.base.as_ref(),
+                WithProcess::Yes,
+            )
+            .await
         };
 
         let after = self.active_network().map(ActiveNetwork::save);

@@ -7,13 +7,13 @@ use std::time::{Duration, Instant};
 
 use fumehood_image::{HOT_IMAGE_AGE, HotImage, HotImages as Shelf, Store, TemplateKey, boot_id};
 use fumehood_protocol::PROTOCOL_VERSION;
-use fumehood_qemu::{IMAGE_VERSION, ProcessImage, SavedFile, SavedProcess};
+use fumehood_qemu::{GuestRange, IMAGE_VERSION, ProcessImage, SavedFile, SavedProcess};
 use serde::{Deserialize, Serialize};
 
 use super::continuation::continue_guest;
 use super::image_lifetime::{Attempts, Lifetime};
 use super::restore::WaitingProcess;
-use super::state::Snapshot;
+use super::state::{Snapshot, WithProcess};
 use super::template::{BuildResult, Templates};
 use super::template_spec::TemplateSpec;
 use super::warmup::{quiesce, refresh, run_first_program, run_primer};
@@ -79,8 +79,17 @@ impl Slot {
 #[derive(Debug, Serialize, Deserialize)]
 struct Description {
     process: ProcessImage,
-    /// The files that it maps besides its own, in their order.
-    libraries: Vec<Library>,
+    guest_memory: GuestRange,
+    /// The files that it maps besides its changed pages, in their order.
+    files: Vec<MappedFile>,
+}
+
+/// A file that an image maps.
+#[derive(Debug, Serialize, Deserialize)]
+enum MappedFile {
+    /// The memory of the template that it was created from.
+    TemplateMemory,
+    Library(Library),
 }
 
 /// A program or library that an image maps. It must not have changed.
@@ -250,42 +259,16 @@ impl HotImages {
             .ok()??;
 
         let age = stored.age();
-        match self.load(stored) {
-            Ok((ram, process)) => {
+        match load(stored, || templates.open_ram(factory, spec)) {
+            Ok(process) => {
                 let machine = factory.machine(spec.shape.clone());
-                Some((Snapshot::hot(machine, ram, process), age))
+                Some((Snapshot::hot(machine, process), age))
             }
             Err(reason) => {
                 self.shelf.discard(&key, &reason);
                 None
             }
         }
-    }
-
-    /// Opens everything that an image maps.
-    fn load(&self, stored: HotImage) -> Result<(File, SavedProcess), String> {
-        let text = |e: &dyn std::fmt::Display| e.to_string();
-        let description: Description =
-            serde_json::from_slice(&stored.description).map_err(|e| text(&e))?;
-
-        let ram = stored.ram.try_clone().map_err(|e| text(&e))?;
-        let own = [stored.ram, stored.pages].map(|file| SavedFile::new(file, None));
-        let mut files = own
-            .into_iter()
-            .collect::<Result<Vec<_>, _>>()
-            .map_err(|e| text(&e))?;
-
-        for library in &description.libraries {
-            let path = &library.path;
-            let current = Library::of(path).map_err(|e| format!("{}: {e}", path.display()))?;
-            if current != *library {
-                return Err(format!("{} was changed", path.display()));
-            }
-            files.push(SavedFile::open(path).map_err(|e| text(&e))?);
-        }
-
-        let process = SavedProcess::new(description.process, files).map_err(|e| text(&e))?;
-        Ok((ram, process))
     }
 
     /// Removes an image that must not be used any more.
@@ -362,7 +345,7 @@ impl HotImages {
         };
 
         let snapshot = hot_snapshot(factory, spec, template, deadline).await?;
-        try_out(factory, spec, &snapshot, deadline).await?;
+        let snapshot = try_out(factory, spec, &snapshot, deadline).await?;
         self.slots().entry(spec.clone()).or_default().set(
             snapshot.clone(),
             Duration::ZERO,
@@ -447,6 +430,39 @@ fn label(spec: &TemplateSpec) -> String {
     )
 }
 
+/// Opens everything that an image maps.
+fn load(
+    stored: HotImage,
+    open_template: impl FnOnce() -> Result<File, String>,
+) -> Result<SavedProcess, String> {
+    let text = |e: &dyn std::fmt::Display| e.to_string();
+    let Description {
+        process,
+        guest_memory,
+        files: mapped,
+    } = serde_json::from_slice(&stored.description).map_err(|e| text(&e))?;
+
+    let mut files = vec![SavedFile::new(stored.pages, None).map_err(|e| text(&e))?];
+    let mut open_template = Some(open_template);
+    for file in &mapped {
+        files.push(match file {
+            MappedFile::TemplateMemory => {
+                let open = open_template.take().ok_or("it maps two templates")?;
+                SavedFile::new(open()?, None).map_err(|e| text(&e))?
+            }
+            MappedFile::Library(library) => {
+                let path = &library.path;
+                let current = Library::of(path).map_err(|e| format!("{}: {e}", path.display()))?;
+                if current != *library {
+                    return Err(format!("{} was changed", path.display()));
+                }
+                SavedFile::open(path).map_err(|e| text(&e))?
+            }
+        });
+    }
+    SavedProcess::new(process, guest_memory, files).map_err(|e| text(&e))
+}
+
 fn not_saved(error: &dyn std::fmt::Display) -> Error {
     Error::new(ErrorKind::Host, format!("cannot save a hot image: {error}"))
 }
@@ -488,18 +504,18 @@ async fn hot_snapshot(
     take_turn().await?;
 
     quiesce(&channel).await?;
-    let snapshot = Snapshot::take(&vm, machine, Some(template)).await;
+    let snapshot = Snapshot::take(&vm, machine, Some(template), WithProcess::Yes).await;
     vm.end().await;
     snapshot
 }
 
-/// Continues a VM from an image and runs a program in it.
+/// Continues a VM from an image and runs a program in it. Returns the image with what was learned.
 async fn try_out(
     factory: &VmFactory,
     spec: &TemplateSpec,
     snapshot: &Snapshot,
     deadline: Duration,
-) -> Result<(), Error> {
+) -> Result<Snapshot, Error> {
     let continued = continue_guest(factory, snapshot, &GuestInit::NONE, deadline);
     let StartedVm {
         vm,
@@ -507,31 +523,39 @@ async fn try_out(
         network: _network,
     } = continued.await?;
     let channel = Channel::new(agent);
-    let result = run_first_program(&channel, spec.language).await;
+    run_first_program(&channel, spec.language).await?;
+
+    let process = snapshot
+        .process()
+        .ok_or_else(|| not_saved(&"it has no process"))?;
+    let process = process
+        .learn_from(vm.process_id())
+        .map_err(|e| not_saved(&e))?;
     vm.end().await;
-    result
+    Ok(Snapshot::hot(snapshot.machine().clone(), process))
 }
 
 /// Writes an image to the store.
 fn save(draft: fumehood_image::HotImageWriter, snapshot: &Snapshot) -> Result<(), String> {
     let text = |e: &dyn std::fmt::Display| e.to_string();
     let process = snapshot.process().ok_or("it has no process")?;
-    let [_, pages, others @ ..] = process.files() else {
+    let [pages, others @ ..] = process.files() else {
         return Err("it has no pages".into());
     };
-    let libraries = others.iter().map(|file| {
-        let path = file.path.as_deref().ok_or("it depends on another image")?;
-        Library::of(path).map_err(|e| text(&e))
+    let mapped = others.iter().map(|file| match file.path.as_deref() {
+        Some(path) => Library::of(path).map(MappedFile::Library),
+        None => Ok(MappedFile::TemplateMemory),
     });
     let description = Description {
         process: process.image().clone(),
-        libraries: libraries.collect::<Result<_, _>>()?,
+        guest_memory: process.guest_memory(),
+        files: mapped.collect::<Result<_, _>>().map_err(|e| text(&e))?,
     };
     let description = serde_json::to_vec(&description).map_err(|e| text(&e))?;
 
     let pages = pages.try_clone().map_err(|e| text(&e))?;
     draft
-        .finish(snapshot.ram(), &pages, &description)
+        .finish(&pages, &description)
         .map(drop)
         .map_err(|e| text(&e))
 }

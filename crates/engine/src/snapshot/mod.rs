@@ -16,7 +16,7 @@ pub(crate) use continuation::continue_guest;
 pub(crate) use hot_images::HotImages;
 pub(crate) use restore::WaitingProcess;
 pub use running_programs::RunningPrograms;
-pub(crate) use state::Snapshot;
+pub(crate) use state::{Snapshot, WithProcess};
 pub(crate) use template::{BuildResult, Templates};
 pub(crate) use template_spec::TemplateSpec;
 pub(crate) use warmup::{quiesce, refresh, run_primer};

@@ -1,4 +1,4 @@
-use std::os::fd::{AsFd, AsRawFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::time::{Duration, Instant};
 
 use fumehood_protocol::PROTOCOL_VERSION;
@@ -24,7 +24,7 @@ impl WaitingProcess {
     /// # Errors
     /// Returns [`ErrorKind::Host`].
     pub(crate) async fn start(factory: &VmFactory, snapshot: &Snapshot) -> Result<Self, Error> {
-        let descriptor = snapshot.descriptor()?;
+        let descriptor = OwnedFd::from(snapshot.ram().await?);
         let memory = descriptor.as_raw_fd();
         let started = factory
             .start_waiting(snapshot.machine(), descriptor)

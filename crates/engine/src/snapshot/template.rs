@@ -1,11 +1,12 @@
 use std::collections::{BTreeMap, HashMap};
+use std::fs::File;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use fumehood_image::{Store, TEMPLATES_BYTES, TemplateKey, Templates as TemplateStore};
 use fumehood_protocol::{Language, PROTOCOL_VERSION};
 
-use super::state::Snapshot;
+use super::state::{Snapshot, WithProcess};
 use super::template_spec::TemplateSpec;
 use super::warmup::{clear_free_memory, quiesce, run_primer, warmup_programs};
 use crate::agent::{Channel, GuestInit};
@@ -144,6 +145,22 @@ impl Templates {
             .ok()
     }
 
+    /// Opens the file of a template's memory.
+    ///
+    /// # Errors
+    /// A message.
+    pub(super) fn open_ram(
+        &self,
+        factory: &VmFactory,
+        spec: &TemplateSpec,
+    ) -> Result<File, String> {
+        let opened = self.store.open(&self.key(factory, spec));
+        let template = opened
+            .map_err(|e| e.to_string())?
+            .ok_or("its template is missing")?;
+        template.ram().try_clone().map_err(|e| e.to_string())
+    }
+
     /// Forgets a template that could not be loaded. The next request opens it again and hashes its files: if they are
     /// damaged, it is removed and built again. Other processes keep using a template that only this one could not
     /// load, for example because of too little memory.
@@ -194,10 +211,11 @@ impl Templates {
 
         let (store, inputs) = (self.store.clone(), self.inputs(factory, spec));
         let image = factory.image().id().to_string();
+        let ram = snapshot.ram().await?;
         let saving = move || {
             let failed = |error: fumehood_image::Error| error.to_string();
             draft?
-                .finish(inputs, snapshot.ram(), snapshot.state())
+                .finish(inputs, &ram, snapshot.state())
                 .map_err(failed)?;
 
             store
@@ -255,7 +273,7 @@ async fn warm_snapshot(
     }
 
     quiesce(&channel).await?;
-    let snapshot = Snapshot::take(&vm, machine, None).await;
+    let snapshot = Snapshot::take(&vm, machine, None, WithProcess::No).await;
     vm.end().await;
 
     snapshot

@@ -12,7 +12,7 @@ use fumehood_sys::host::tsc_khz;
 use tokio::io::AsyncReadExt;
 use tokio::net::UnixStream;
 
-use super::instance::{Monitor, Vm};
+use super::instance::{Monitor, PassedIdentities, Vm};
 use super::layer_disk::Layer;
 use super::machine::{Descriptors, Machine, Shape, kernel_arguments};
 use crate::agent::{
@@ -179,7 +179,10 @@ impl VmFactory {
     ) -> Result<StartedVm, Error> {
         let (host, passed) = self.passed(machine)?;
         let descriptors = passed.into_vec();
-        let identities = identities(&descriptors)?;
+        let identities = PassedIdentities {
+            kept: identities(&descriptors)?,
+            read: Vec::new(),
+        };
         let spec = ProcessSpec {
             start: ProcessStart::Continue {
                 saved: saved.clone(),
@@ -202,7 +205,10 @@ impl VmFactory {
         let (host, passed) = self.passed(machine)?;
         let line = complete(machine.command_line(passed.numbers()));
         let passed = passed.into_vec();
-        let identities = identities(&passed)?;
+        let identities = PassedIdentities {
+            kept: identities(&passed)?,
+            read: identities(&inherit)?,
+        };
         inherit.extend(passed);
 
         let spec = ProcessSpec {
@@ -238,7 +244,7 @@ impl VmFactory {
 }
 
 /// A QEMU process, and the descriptors that it was passed.
-type StartedProcess = (Process, Vec<DescriptorIdentity>);
+type StartedProcess = (Process, PassedIdentities);
 
 fn identities(descriptors: &[OwnedFd]) -> Result<Vec<DescriptorIdentity>, Error> {
     let identities = descriptors.iter().map(DescriptorIdentity::of);

@@ -35,12 +35,21 @@ impl Monitor {
     }
 }
 
+/// What QEMU was passed, by which the descriptors of its process are recognized.
+#[derive(Debug, Clone)]
+pub(crate) struct PassedIdentities {
+    /// Disks and sockets, in an order that depends only on the machine.
+    pub(crate) kept: Vec<DescriptorIdentity>,
+    /// What it has read at its start and needs no more: kernel, initial file system, memories.
+    pub(crate) read: Vec<DescriptorIdentity>,
+}
+
 /// A running VM. Dropping it ends it.
 #[derive(Debug)]
 pub(crate) struct Vm {
     process: Process,
     /// The descriptors that it was passed.
-    passed: Vec<DescriptorIdentity>,
+    passed: PassedIdentities,
     console: Console,
     monitor: Monitor,
     /// Time from the request for the VM until its agent was ready.
@@ -54,7 +63,7 @@ impl Vm {
     /// monitor.
     pub(crate) fn new(
         process: Process,
-        passed: Vec<DescriptorIdentity>,
+        passed: PassedIdentities,
         console: UnixStream,
         monitor: Monitor,
     ) -> Self {
@@ -106,7 +115,7 @@ impl Vm {
     }
 
     /// Returns the descriptors that QEMU was passed.
-    pub(crate) fn passed(&self) -> &[DescriptorIdentity] {
+    pub(crate) fn passed(&self) -> &PassedIdentities {
         &self.passed
     }
 

@@ -1,6 +1,7 @@
 //! Hot images: QEMU processes that were saved with their translated code. A VM continues from one within milliseconds.
 //!
-//! `hot-images/KEY/` contains the guest's memory, the changed pages of QEMU and a description, which belongs to the engine.
+//! `hot-images/KEY/` contains the pages that QEMU and its guest have changed since the template was restored, and a
+//! description, which belongs to the engine. All other pages are those of the template, of programs and of libraries.
 //! An image is of use only until the host is started again, so nothing is flushed to the disk. Its files are mapped by
 //! running VMs: they are written once, and never changed.
 
@@ -24,9 +25,7 @@ pub use self::stored::HotImage;
 pub use self::summary::HotImageSummary;
 pub use self::writer::HotImageWriter;
 
-/// The file of the guest's memory.
-const RAM: &str = "ram";
-/// The file of QEMU's changed pages.
+/// The file of changed pages.
 const PAGES: &str = "pages";
 /// The file of the description.
 const DESCRIPTION: &str = "image.json";
@@ -39,7 +38,7 @@ const LABEL: &str = "label";
 /// breaking into its QEMU helps against the others for no longer than this.
 pub const HOT_IMAGE_AGE: Duration = Duration::from_hours(24);
 
-/// The limit of the hot images' size on disk: 3 GiB, about twenty images (130 to 200 MB each).
+/// The limit of the hot images' size on disk: 3 GiB, some thirty images (75 to 130 MB each).
 const MAX_BYTES: u64 = 3 << 30;
 
 /// The hot images of a store. Any number of threads and processes may use them at once.

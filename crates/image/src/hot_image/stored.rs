@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::time::{Duration, SystemTime};
 
-use super::{DESCRIPTION, PAGES, RAM};
+use super::{DESCRIPTION, PAGES};
 use crate::Error;
 use crate::artifact_cache::CacheEntry;
 use crate::store::Identity;
@@ -11,9 +11,7 @@ use crate::store::Identity;
 /// A hot image that was opened. It stays usable after it is removed from the store.
 #[derive(Debug)]
 pub struct HotImage {
-    /// The guest's memory, open only for reading.
-    pub ram: File,
-    /// The changed pages of QEMU, open only for reading.
+    /// Changed pages, open only for reading.
     pub pages: File,
     /// The engine's description.
     pub description: Vec<u8>,
@@ -30,18 +28,15 @@ impl HotImage {
     /// Opens the files of an entry. A file that was changed after its creation is damage: its contents are not hashed.
     pub(super) fn load(entry: &CacheEntry) -> Result<Self, Error> {
         let recorded = entry.identities();
-        let (ram, pages) = (entry.open_file(RAM)?, entry.open_file(PAGES)?);
-        for (name, file) in [(RAM, &ram), (PAGES, &pages)] {
-            if recorded.get(name) != Some(&Identity::of(file, entry.path())?) {
-                return Err(entry.damaged(name, "it was changed".to_owned()));
-            }
+        let pages = entry.open_file(PAGES)?;
+        if recorded.get(PAGES) != Some(&Identity::of(&pages, entry.path())?) {
+            return Err(entry.damaged(PAGES, "it was changed".to_owned()));
         }
 
         let created = pages.metadata().and_then(|metadata| metadata.modified());
         Ok(Self {
             description: entry.read_file(DESCRIPTION)?,
             created: created.map_err(Error::io("inspect", entry.path()))?,
-            ram,
             pages,
         })
     }

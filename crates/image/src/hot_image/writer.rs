@@ -3,14 +3,14 @@
 use std::fs::File;
 use std::io::Write;
 
-use super::{BOOT, DESCRIPTION, HotImage, LABEL, PAGES, RAM, boot_id};
+use super::{BOOT, DESCRIPTION, HotImage, LABEL, PAGES, boot_id};
 use crate::Error;
 use crate::artifact_cache::StagingDir;
 use crate::sparse::{MEMORY, copy_sparse, data_bytes};
 use crate::store::{Identities, save_identities};
 use crate::template::TemplateKey;
 
-/// Bytes of an image in addition to memory and pages.
+/// Bytes of an image in addition to pages.
 const MARGIN: u64 = 2 << 20;
 
 /// A hot image that is being created. It is not visible before [`finish`](Self::finish) returns. Dropping the writer removes
@@ -31,34 +31,26 @@ impl HotImageWriter {
         }
     }
 
-    /// Writes the image and installs it atomically, in place of an older one. Holes in both files are skipped.
+    /// Writes the image and installs it atomically, in place of an older one.
     ///
     /// # Errors
     /// [`Error::InsufficientSpace`], [`Error::DiskFull`] or [`Error::Io`]. No files are left behind.
-    pub fn finish(
-        mut self,
-        ram: &File,
-        pages: &File,
-        description: &[u8],
-    ) -> Result<HotImage, Error> {
-        let bytes = |file| data_bytes(file).map_err(Error::io("inspect", MEMORY));
-        let required = bytes(ram)? + bytes(pages)? + description.len() as u64 + MARGIN;
+    pub fn finish(mut self, pages: &File, description: &[u8]) -> Result<HotImage, Error> {
+        let bytes = data_bytes(pages).map_err(Error::io("inspect", MEMORY))?;
+        let required = bytes + description.len() as u64 + MARGIN;
         let cache = self.staging.cache().clone();
         cache.require_space(required)?;
 
-        self.write(ram, pages, description)
+        self.write(pages, description)
             .and_then(|()| self.staging.install(self.key.as_str(), HotImage::load))
             .map_err(|error| error.or_disk_full(cache.root(), required))
     }
 
-    fn write(&self, ram: &File, pages: &File, description: &[u8]) -> Result<(), Error> {
+    fn write(&self, pages: &File, description: &[u8]) -> Result<(), Error> {
         let mut identities = Identities::new();
-        for (name, from) in [(RAM, ram), (PAGES, pages)] {
-            self.staging
-                .write_unflushed_file(name, &mut identities, |file| {
-                    copy_sparse(from, file).map(drop)
-                })?;
-        }
+        let copy = |file: &mut File| copy_sparse(pages, file).map(drop);
+        self.staging
+            .write_unflushed_file(PAGES, &mut identities, copy)?;
 
         let boot = boot_id().unwrap_or_default();
         let texts = [

@@ -10,10 +10,12 @@ use fumehood_launcher::Mapping;
 use super::saved_process::{ImageError, SavedFile};
 use crate::guest_memory::{PAGE, is_private, read_pagemap};
 
+/// The index of the file with changed pages.
+pub(super) const PAGES: usize = 0;
 /// The size of a page, in bytes.
 const PAGE_BYTES: u64 = PAGE as u64;
 /// Fewer unchanged pages than this between two changed ones are copied as well: a mapping costs more than they do.
-const MAX_GAP: usize = 8;
+const MAX_GAP: usize = 16;
 /// The maximum number of pages that are copied at once: 1 MiB.
 const MAX_RUN: usize = 256;
 /// How far the stack of the main thread may grow, in bytes, as by the usual limit. The kernel does not grow copies.
@@ -74,9 +76,7 @@ pub(super) struct AddressSpaceWriter<'a> {
     pub(super) memory: &'a File,
     /// Its `/proc/PID/pagemap`.
     pub(super) pagemap: File,
-    /// The range of the guest's memory, which is saved elsewhere: file 0.
-    pub(super) guest_memory: (u64, u64),
-    /// The file for changed pages: file 1.
+    /// The file for changed pages: file 0.
     pub(super) pages: &'a File,
     /// All files, by their indexes.
     pub(super) files: Vec<SavedFile>,
@@ -111,17 +111,6 @@ impl AddressSpaceWriter<'_> {
             )));
         }
 
-        if (area.start, area.end) == self.guest_memory {
-            mappings.push(Mapping {
-                address: area.start,
-                bytes: area.end - area.start,
-                protection: area.protection,
-                file: Some(0),
-                offset: 0,
-            });
-            return Ok(());
-        }
-
         let file = match area.inode {
             0 => None,
             _ => Some(self.find_file(area)?),
@@ -142,7 +131,7 @@ impl AddressSpaceWriter<'_> {
             let (file, offset) = if is_changed {
                 let offset = self.written;
                 self.copy_pages(address, bytes)?;
-                (Some(1), offset)
+                (Some(PAGES), offset)
             } else {
                 let offset = area.offset + page as u64 * PAGE_BYTES;
                 (file, file.map_or(0, |_| offset))
@@ -226,6 +215,32 @@ impl AddressSpaceWriter<'_> {
         self.files.push(opened);
         Ok(self.files.len() - 1)
     }
+}
+
+/// Returns the ranges of a process's memory that it has written to, as far as its image has files for them.
+pub(super) fn written_pages(
+    pagemap: &File,
+    mappings: &[Mapping],
+) -> Result<Vec<(u64, u64)>, ImageError> {
+    const WRITABLE: u32 = 2;
+
+    let mut ranges: Vec<(u64, u64)> = Vec::new();
+    let written = |mapping: &&Mapping| mapping.file.is_some() && mapping.protection & WRITABLE != 0;
+    for mapping in mappings.iter().filter(written) {
+        let entries = read_pagemap(pagemap, mapping.address, mapping.bytes)?;
+        for (at, _) in entries
+            .iter()
+            .enumerate()
+            .filter(|(_, entry)| is_private(**entry))
+        {
+            let address = mapping.address + at as u64 * PAGE_BYTES;
+            match ranges.last_mut() {
+                Some((start, bytes)) if *start + *bytes == address => *bytes += PAGE_BYTES,
+                _ => ranges.push((address, PAGE_BYTES)),
+            }
+        }
+    }
+    Ok(ranges)
 }
 
 /// Marks short runs of unchanged pages between changed ones as changed.

@@ -27,10 +27,12 @@ impl DescriptorIdentity {
     }
 }
 
-/// Returns the descriptors of a process. `passed` are those that its owner passes anew, in the order of their indexes.
+/// Returns the descriptors of a process. `passed` are those that its owner passes anew, in the order of their indexes;
+/// `unneeded` those that it does not use any more.
 pub(super) fn read_descriptors(
     pid: u32,
     passed: &[DescriptorIdentity],
+    unneeded: &[DescriptorIdentity],
 ) -> Result<Vec<Descriptor>, ImageError> {
     /// The standard streams belong to the launcher.
     const FIRST: RawFd = 3;
@@ -62,10 +64,14 @@ pub(super) fn read_descriptors(
             Some(kind) => kind,
             None => {
                 let found = identity(number)?;
-                let index = passed.iter().position(|known| *known == found);
-                let unknown =
-                    || ImageError::Unsupported(format!("descriptor {number} is {target}"));
-                DescriptorKind::Passed(index.ok_or_else(unknown)?)
+                match passed.iter().position(|known| *known == found) {
+                    Some(index) => DescriptorKind::Passed(index),
+                    None if unneeded.contains(&found) => DescriptorKind::Null,
+                    None => {
+                        let what = format!("descriptor {number} is {target}");
+                        return Err(ImageError::Unsupported(what));
+                    }
+                }
             }
         };
         Ok(Descriptor {

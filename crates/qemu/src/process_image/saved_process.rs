@@ -1,21 +1,25 @@
 use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use fumehood_launcher::{IMAGE_VERSION, ProcessImage};
+use fumehood_launcher::{IMAGE_VERSION, Mapping, ProcessImage};
 use fumehood_sys::host::{MemoryLayout, StopError, StoppedProcess, kernel_mappings, memory_file};
 
-use super::address_space::AddressSpaceWriter;
+use super::address_space::{AddressSpaceWriter, PAGES, written_pages};
 use super::descriptors::{DescriptorIdentity, read_descriptors};
-use crate::guest_memory::{GuestMemory, MemoryError};
+use crate::guest_memory::{GuestRange, write_run};
 
 /// How long all threads of a process may take to wait in a system call at the same moment.
 const STOP_TIMEOUT: Duration = Duration::from_secs(2);
 /// How often that is tried.
 const STOP_INTERVAL: Duration = Duration::from_micros(500);
+
+/// The maximum number of bytes that are copied at once.
+const COPY_BYTES: usize = 1 << 20;
 
 /// Why a process was not saved as an image.
 #[derive(Debug, thiserror::Error)]
@@ -26,9 +30,6 @@ pub enum ImageError {
     /// It could not be stopped or read.
     #[error("cannot read the QEMU process: {0}")]
     Stop(#[from] StopError),
-    /// The guest's memory was not found.
-    #[error(transparent)]
-    Memory(#[from] MemoryError),
     /// The error of the operating system.
     #[error("cannot save QEMU as a process image: {0}")]
     Io(#[from] io::Error),
@@ -49,12 +50,15 @@ pub struct SavedFile {
 pub struct ProcessToSave<'a> {
     /// Its process id.
     pub pid: u32,
-    /// The size of its guest's memory, in bytes.
-    pub memory_bytes: u64,
+    /// Where its guest's memory is.
+    pub guest_memory: GuestRange,
     /// The descriptors that its owner passed, which each continued process gets anew in this order.
     pub passed: &'a [DescriptorIdentity],
-    /// The image that it continued from, if it did.
-    pub base: Option<&'a SavedProcess>,
+    /// The descriptors that it does not need any more. Continued processes have the null device in their place.
+    pub unneeded: &'a [DescriptorIdentity],
+    /// The files that it may map besides programs and libraries: the memory that its guest was restored from, or the files
+    /// of the image that it continued from. Pages that it has not changed are not copied.
+    pub base: &'a [SavedFile],
 }
 
 /// A process image, from which any number of processes continue. Cheap to clone.
@@ -66,8 +70,9 @@ struct Inner {
     image: ProcessImage,
     /// The image as JSON.
     description: OwnedFd,
-    /// The guest's memory, changed pages, and then others.
+    /// Changed pages, and then others.
     files: Vec<SavedFile>,
+    guest_memory: GuestRange,
 }
 
 impl SavedFile {
@@ -81,29 +86,21 @@ impl SavedFile {
 }
 
 impl SavedProcess {
-    /// Saves a process, which continues afterwards. The guest's memory is saved by the caller, who passes the file: `ram`.
-    /// Changed pages of QEMU itself are written to `pages`.
+    /// Saves a process, which continues afterwards. Pages that it has changed are written to `pages`.
     ///
     /// # Errors
     /// [`ImageError`].
-    pub fn save(process: ProcessToSave<'_>, ram: File, pages: File) -> Result<Self, ImageError> {
+    pub fn save(process: ProcessToSave<'_>, pages: File) -> Result<Self, ImageError> {
         let ProcessToSave {
             pid,
-            memory_bytes,
-            passed,
+            guest_memory,
             base,
+            ..
         } = process;
-        let guest_memory = GuestMemory::open(pid, memory_bytes)?.range();
         let mut stopped = stop(pid)?;
 
-        let mut files = vec![
-            SavedFile::new(ram, None)?,
-            SavedFile::new(pages.try_clone()?, None)?,
-        ];
-        files.extend(
-            base.iter()
-                .flat_map(|base| base.0.files.iter().skip(1).cloned()),
-        );
+        let mut files = vec![SavedFile::new(pages.try_clone()?, None)?];
+        files.extend_from_slice(base);
 
         let threads = stopped.threads()?;
         let signals = stopped.signal_actions()?;
@@ -112,7 +109,6 @@ impl SavedProcess {
         let mut writer = AddressSpaceWriter {
             memory: stopped.memory(),
             pagemap: File::open(format!("/proc/{pid}/pagemap"))?,
-            guest_memory,
             pages: &pages,
             files,
             written: 0,
@@ -123,20 +119,37 @@ impl SavedProcess {
         let image = ProcessImage {
             version: IMAGE_VERSION,
             mappings,
+            written_first: Vec::new(),
             kernel_mappings: kernel_mappings(&maps),
             threads,
             signals,
-            descriptors: read_descriptors(pid, passed)?,
+            descriptors: read_descriptors(pid, process.passed, process.unneeded)?,
             layout,
         };
-        Self::new(image, files)
+        Self::new(image, guest_memory, files)
+    }
+
+    /// Returns the image with the pages that a process which continued from it has written to so far: later ones get copies
+    /// of these pages at once.
+    ///
+    /// # Errors
+    /// [`ImageError`].
+    pub fn learn_from(&self, pid: u32) -> Result<Self, ImageError> {
+        let pagemap = File::open(format!("/proc/{pid}/pagemap"))?;
+        let mut image = self.0.image.clone();
+        image.written_first = written_pages(&pagemap, &image.mappings)?;
+        Self::new(image, self.0.guest_memory, self.0.files.clone())
     }
 
     /// Takes an image that was saved earlier, and its files.
     ///
     /// # Errors
     /// [`ImageError`]: it cannot be continued.
-    pub fn new(image: ProcessImage, files: Vec<SavedFile>) -> Result<Self, ImageError> {
+    pub fn new(
+        image: ProcessImage,
+        guest_memory: GuestRange,
+        files: Vec<SavedFile>,
+    ) -> Result<Self, ImageError> {
         image
             .check(files.len(), usize::MAX)
             .map_err(ImageError::Unsupported)?;
@@ -148,6 +161,7 @@ impl SavedProcess {
             image,
             description: description.into(),
             files,
+            guest_memory,
         })))
     }
 
@@ -157,10 +171,56 @@ impl SavedProcess {
         &self.0.image
     }
 
-    /// Returns the files that its mappings refer to.
+    /// Returns where the guest's memory is in its processes.
+    #[must_use]
+    pub fn guest_memory(&self) -> GuestRange {
+        self.0.guest_memory
+    }
+
+    /// Writes the guest's memory to the same offsets of an empty file, without pages of zeros.
+    ///
+    /// # Errors
+    /// The error of the operating system.
+    pub fn copy_guest_memory(&self, to: &File) -> io::Result<()> {
+        let range = self.0.guest_memory;
+        let is_of_guest =
+            |mapping: &&Mapping| mapping.address < range.end() && mapping.end() > range.start;
+
+        let mut buffer = vec![0; COPY_BYTES];
+        for mapping in self.0.image.mappings.iter().filter(is_of_guest) {
+            // Memory of no file is empty.
+            let Some(file) = mapping.file.map(|index| &self.0.files[index]) else {
+                continue;
+            };
+            let file = file.try_clone()?;
+            let start = mapping.address.max(range.start);
+            let end = mapping.end().min(range.end());
+
+            let mut at = start;
+            while at < end {
+                let size =
+                    usize::try_from(end - at).map_or(COPY_BYTES, |left| left.min(COPY_BYTES));
+                let part = &mut buffer[..size];
+                file.read_exact_at(part, mapping.offset + (at - mapping.address))?;
+                write_run(to, part, at - range.start, true)?;
+                at += size as u64;
+            }
+        }
+        Ok(())
+    }
+
+    /// Returns the files that its mappings refer to: changed pages, and then others.
     #[must_use]
     pub fn files(&self) -> &[SavedFile] {
         &self.0.files
+    }
+
+    /// Returns the memory or disk space that its changed pages take, in bytes.
+    #[must_use]
+    pub fn changed_bytes(&self) -> u64 {
+        const BLOCK: u64 = 512;
+        let pages = rustix::fs::fstat(&self.0.files[PAGES].file);
+        pages.map_or(0, |status| status.st_blocks.cast_unsigned() * BLOCK)
     }
 
     pub(crate) fn description(&self) -> &OwnedFd {

@@ -240,6 +240,8 @@ unsafe extern "C" {
 pub struct Continuation {
     steps: Vec<Step>,
     data: Vec<u8>,
+    /// The messages in the data, and their addresses.
+    messages: Vec<(&'static str, u64)>,
 }
 
 impl Continuation {
@@ -252,6 +254,7 @@ impl Continuation {
         let mut this = Self {
             steps: Vec::new(),
             data: Vec::new(),
+            messages: Vec::new(),
         };
 
         let shape = |mappings: &[KernelMapping]| {
@@ -586,15 +589,8 @@ impl Continuation {
     }
 
     /// Adds a system call. `failure` is written if it fails.
-    fn call(&mut self, failure: &str, number: libc::c_long, arguments: &[u64]) {
-        let details: Vec<String> = arguments
-            .iter()
-            .map(|value| format!("{value:#x}"))
-            .collect();
-        let text = format!("{failure}: system call {number} ({})\n", details.join(", "));
-        let message = [&(text.len() as u64).to_ne_bytes(), text.as_bytes()].concat();
-        let message = self.put(&message);
-
+    fn call(&mut self, failure: &'static str, number: libc::c_long, arguments: &[u64]) {
+        let message = self.put_message(failure);
         let mut padded = [0; 6];
         padded[..arguments.len()].copy_from_slice(arguments);
         self.steps.push(Step {
@@ -603,6 +599,23 @@ impl Continuation {
             steps_of_thread: 0,
             message,
         });
+    }
+
+    /// Stores a message for the case that a call fails, once.
+    fn put_message(&mut self, failure: &'static str) -> u64 {
+        if let Some((_, address)) = self
+            .messages
+            .iter()
+            .rev()
+            .find(|(text, _)| *text == failure)
+        {
+            return *address;
+        }
+        let text = format!("cannot continue a process image: {failure}\n");
+        let message = [&(text.len() as u64).to_ne_bytes(), text.as_bytes()].concat();
+        let address = self.put(&message);
+        self.messages.push((failure, address));
+        address
     }
 
     /// Stores data that a step refers to, and returns its address.
