@@ -115,17 +115,14 @@ impl Provisioner {
     /// # Errors
     /// As a restore, and [`ErrorKind::Host`] if this host does not support hot images.
     pub(crate) async fn build_hot_image(&self, spec: &TemplateSpec) -> Result<BuildResult, Error> {
-        if !self.hot_images.are_used() {
+        if !self.hot_images.are_used() || !self.has_template(spec) {
             return Ok(BuildResult::Elsewhere);
         }
-        let Some(template) = self.templates.find(&self.factory, spec) else {
-            return Ok(BuildResult::Elsewhere);
-        };
 
         let deadline = self.config.boot_deadline;
-        let built =
-            self.hot_images
-                .build(&self.templates, &self.factory, spec, &template, deadline);
+        let built = self
+            .hot_images
+            .build(&self.templates, &self.factory, spec, deadline);
         let result = built.await;
 
         match &result {

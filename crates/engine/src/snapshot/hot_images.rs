@@ -1,16 +1,13 @@
 use std::collections::HashMap;
-use std::fs::File;
-use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use fumehood_image::{HOT_IMAGE_AGE, HotImage, HotImages as Shelf, Store, TemplateKey, boot_id};
+use fumehood_image::{HOT_IMAGE_AGE, HotImages as Shelf, Store, TemplateKey, boot_id};
 use fumehood_protocol::PROTOCOL_VERSION;
-use fumehood_qemu::{GuestRange, IMAGE_VERSION, ProcessImage, SavedFile, SavedProcess};
-use serde::{Deserialize, Serialize};
+use fumehood_qemu::IMAGE_VERSION;
 
 use super::continuation::continue_guest;
+use super::image_files::{FileIdentity, load, save};
 use super::image_lifetime::{Attempts, Lifetime};
 use super::restore::WaitingProcess;
 use super::state::{Snapshot, WithProcess};
@@ -26,6 +23,10 @@ const MISSING_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Maximum number of images that an engine holds open: each takes some 60 descriptors.
 const MAX_OPEN: usize = 24;
+
+/// Number of programs that run before the state is saved. The interpreter that waits while the first one runs has another
+/// file, `main.2.py`; the one that waits while the second one runs has `main.py` again.
+const FIRST_PROGRAMS: usize = 2;
 
 /// The hot images of one engine: QEMU processes that were saved after they had run programs, with the code that they
 /// translated.
@@ -72,50 +73,6 @@ impl Slot {
     fn set(&mut self, snapshot: Snapshot, age: Duration, now: Instant) {
         self.image = Some((snapshot, Lifetime::of_age(age, now)));
         self.attempts = Attempts::default();
-    }
-}
-
-/// The description of an image in the store.
-#[derive(Debug, Serialize, Deserialize)]
-struct Description {
-    process: ProcessImage,
-    guest_memory: GuestRange,
-    /// The files that it maps besides its changed pages, in their order.
-    files: Vec<MappedFile>,
-}
-
-/// A file that an image maps.
-#[derive(Debug, Serialize, Deserialize)]
-enum MappedFile {
-    /// The memory of the template that it was created from.
-    TemplateMemory,
-    Library(Library),
-}
-
-/// A program or library that an image maps. It must not have changed.
-#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
-struct Library {
-    path: PathBuf,
-    /// Device, inode, size in bytes, and the times of the last changes of contents and inode in nanoseconds.
-    identity: (u64, u64, u64, i128, i128),
-}
-
-impl Library {
-    fn of(path: &Path) -> std::io::Result<Self> {
-        let metadata = path.metadata()?;
-        let time = |seconds: i64, nanoseconds: i64| {
-            i128::from(seconds) * 1_000_000_000 + i128::from(nanoseconds)
-        };
-        Ok(Self {
-            path: path.to_path_buf(),
-            identity: (
-                metadata.dev(),
-                metadata.ino(),
-                metadata.size(),
-                time(metadata.mtime(), metadata.mtime_nsec()),
-                time(metadata.ctime(), metadata.ctime_nsec()),
-            ),
-        })
     }
 }
 
@@ -288,7 +245,7 @@ impl HotImages {
         }
     }
 
-    /// Creates an image: restores the template, runs programs, and saves QEMU with the guest. The image counts only after a
+    /// Creates an image: restores the template as it is on disk, runs programs, and saves QEMU with the guest. The image counts only after a
     /// VM has continued from it and run a program. A failure delays the next attempt, and is recorded in the store.
     ///
     /// # Errors
@@ -298,10 +255,9 @@ impl HotImages {
         templates: &Templates,
         factory: &VmFactory,
         spec: &TemplateSpec,
-        template: &Snapshot,
         deadline: Duration,
     ) -> Result<BuildResult, Error> {
-        let built = self.try_build(templates, factory, spec, template, deadline);
+        let built = self.try_build(templates, factory, spec, deadline);
         let result = built.await;
 
         let recorded = match &result {
@@ -324,7 +280,6 @@ impl HotImages {
         templates: &Templates,
         factory: &VmFactory,
         spec: &TemplateSpec,
-        template: &Snapshot,
         deadline: Duration,
     ) -> Result<BuildResult, Error> {
         let Some(key) = self.key(templates, factory, spec) else {
@@ -344,7 +299,8 @@ impl HotImages {
             Err(error) => Err(error.to_string()),
         };
 
-        let snapshot = hot_snapshot(factory, spec, template, deadline).await?;
+        let (template, file) = load_template(templates, factory, spec)?;
+        let snapshot = hot_snapshot(factory, spec, &template, deadline).await?;
         let snapshot = try_out(factory, spec, &snapshot, deadline).await?;
         self.slots().entry(spec.clone()).or_default().set(
             snapshot.clone(),
@@ -352,7 +308,7 @@ impl HotImages {
             Instant::now(),
         );
 
-        let saving = tokio::task::spawn_blocking(move || save(draft?, &snapshot));
+        let saving = tokio::task::spawn_blocking(move || save(draft?, &snapshot, file));
         Ok(match saving.await.map_err(|e| not_saved(&e))? {
             Ok(()) => {
                 // From now on its pages are those of the files, which processes share and the host can reclaim.
@@ -430,41 +386,30 @@ fn label(spec: &TemplateSpec) -> String {
     )
 }
 
-/// Opens everything that an image maps.
-fn load(
-    stored: HotImage,
-    open_template: impl FnOnce() -> Result<File, String>,
-) -> Result<SavedProcess, String> {
-    let text = |e: &dyn std::fmt::Display| e.to_string();
-    let Description {
-        process,
-        guest_memory,
-        files: mapped,
-    } = serde_json::from_slice(&stored.description).map_err(|e| text(&e))?;
-
-    let mut files = vec![SavedFile::new(stored.pages, None).map_err(|e| text(&e))?];
-    let mut open_template = Some(open_template);
-    for file in &mapped {
-        files.push(match file {
-            MappedFile::TemplateMemory => {
-                let open = open_template.take().ok_or("it maps two templates")?;
-                SavedFile::new(open()?, None).map_err(|e| text(&e))?
-            }
-            MappedFile::Library(library) => {
-                let path = &library.path;
-                let current = Library::of(path).map_err(|e| format!("{}: {e}", path.display()))?;
-                if current != *library {
-                    return Err(format!("{} was changed", path.display()));
-                }
-                SavedFile::open(path).map_err(|e| text(&e))?
-            }
-        });
-    }
-    SavedProcess::new(process, guest_memory, files).map_err(|e| text(&e))
-}
-
 fn not_saved(error: &dyn std::fmt::Display) -> Error {
     Error::new(ErrorKind::Host, format!("cannot save a hot image: {error}"))
+}
+
+/// Loads a template from disk. Returns it with the identity of the file of its memory, which the image will map: another
+/// process may replace the template at any time.
+fn load_template(
+    templates: &Templates,
+    factory: &VmFactory,
+    spec: &TemplateSpec,
+) -> Result<(Snapshot, FileIdentity), Error> {
+    let identity = || {
+        let file = templates.open_ram(factory, spec)?;
+        FileIdentity::of_file(&file).map_err(|e| e.to_string())
+    };
+
+    let before = identity().map_err(|why| not_saved(&why))?;
+    templates.release(factory, spec);
+    let template = templates.find(factory, spec);
+    let after = identity().map_err(|why| not_saved(&why))?;
+    match template {
+        Some(template) if before == after => Ok((template, before)),
+        _ => Err(not_saved(&"its template was replaced")),
+    }
 }
 
 /// Restores a template, runs what first programs need, and saves QEMU with its guest.
@@ -498,7 +443,9 @@ async fn hot_snapshot(
     run_primer(&channel, spec).await?;
     take_turn().await?;
     // Its end needs code that no primer needs.
-    run_first_program(&channel, spec.language).await?;
+    for _ in 0..FIRST_PROGRAMS {
+        run_first_program(&channel, spec.language).await?;
+    }
     run_primer(&channel, spec).await?;
     run_primer(&channel, spec).await?;
     take_turn().await?;
@@ -533,29 +480,4 @@ async fn try_out(
         .map_err(|e| not_saved(&e))?;
     vm.end().await;
     Ok(Snapshot::hot(snapshot.machine().clone(), process))
-}
-
-/// Writes an image to the store.
-fn save(draft: fumehood_image::HotImageWriter, snapshot: &Snapshot) -> Result<(), String> {
-    let text = |e: &dyn std::fmt::Display| e.to_string();
-    let process = snapshot.process().ok_or("it has no process")?;
-    let [pages, others @ ..] = process.files() else {
-        return Err("it has no pages".into());
-    };
-    let mapped = others.iter().map(|file| match file.path.as_deref() {
-        Some(path) => Library::of(path).map(MappedFile::Library),
-        None => Ok(MappedFile::TemplateMemory),
-    });
-    let description = Description {
-        process: process.image().clone(),
-        guest_memory: process.guest_memory(),
-        files: mapped.collect::<Result<_, _>>().map_err(|e| text(&e))?,
-    };
-    let description = serde_json::to_vec(&description).map_err(|e| text(&e))?;
-
-    let pages = pages.try_clone().map_err(|e| text(&e))?;
-    draft
-        .finish(&pages, &description)
-        .map(drop)
-        .map_err(|e| text(&e))
 }

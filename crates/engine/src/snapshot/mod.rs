@@ -4,6 +4,7 @@
 
 mod continuation;
 mod hot_images;
+mod image_files;
 mod image_lifetime;
 mod restore;
 mod running_programs;

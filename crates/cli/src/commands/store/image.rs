@@ -73,11 +73,14 @@ fn build_image(store: &Store, args: ImageBuildArgs, host: &HostArgs) -> anyhow::
 
     let directory = report.image.directory().display();
     match report.outcome {
-        BuildOutcome::Built => print_line(&format!("built {directory} in {seconds:.1} s"))?,
+        // Nothing can use the hot images and the templates of the image that this one has replaced.
+        BuildOutcome::Built => {
+            print_line(&format!("built {directory} in {seconds:.1} s"))?;
+            store.hot_images().remove_all()?;
+        }
         BuildOutcome::UpToDate => print_line(&format!("up to date: {directory}"))?,
     }
 
-    // Nothing can use the templates of the image that this one has replaced.
     store.templates().prune_stale(TEMPLATES_BYTES, None)?;
 
     // Build the templates that `fumehood run` uses by default, so that the first run is fast.
