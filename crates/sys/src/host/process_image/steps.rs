@@ -125,7 +125,7 @@ pub(super) fn execute(steps: &[Step], data: &[u8]) -> io::Error {
 
 /// Copies code, steps and data to where they are executed.
 fn place(steps: &[Step], data: &[u8]) -> io::Result<()> {
-    let steps_bytes = steps.len() * size_of::<Step>();
+    let steps_bytes = size_of_val(steps);
     let fits = STEPS_START + steps_bytes as u64 <= DATA_START
         && DATA_START + data.len() as u64 <= KERNEL_PARKING;
     if !fits {
