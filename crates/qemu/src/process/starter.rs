@@ -1,5 +1,4 @@
 use std::cell::OnceCell;
-use std::io;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -19,7 +18,7 @@ const SWEEP_INTERVAL: Duration = Duration::from_secs(10);
 pub(super) struct Starter {
     config: LaunchConfig,
     /// The files that QEMU needs; found when it is first executed. Processes that continue from an image need none.
-    files: OnceCell<io::Result<Vec<PathBuf>>>,
+    files: OnceCell<Vec<PathBuf>>,
     namespaces: Namespaces,
     hierarchy: Option<Hierarchy>,
     /// When all cgroups of killed owners were last removed.
@@ -117,15 +116,18 @@ impl Starter {
     }
 
     fn files(&self) -> Result<&[PathBuf], LaunchError> {
-        let files = self
-            .files
-            .get_or_init(|| required_files(&self.config.program));
-        files.as_deref().map_err(|source| {
+        if let Some(files) = self.files.get() {
+            return Ok(files);
+        }
+
+        // A failure is not kept: the next start tries again.
+        let files = required_files(&self.config.program).map_err(|source| {
             LaunchError::Other(ProcessError::Spawn {
                 program: self.config.program.clone(),
-                source: io::Error::new(source.kind(), source.to_string()),
+                source,
             })
-        })
+        })?;
+        Ok(self.files.get_or_init(|| files))
     }
 
     /// Rejects a process that lacks a required layer.

@@ -316,14 +316,15 @@ mod tests {
 
     #[test]
     fn short_gaps_between_changed_pages_are_copied() {
-        let mut changed = vec![false; 32];
-        for at in [1, 3, 3 + MAX_GAP + 1, 3 + 2 * (MAX_GAP + 1) + 1] {
+        // One gap of one page, one as long as allowed, and one that is longer.
+        let (near, far) = (3 + MAX_GAP + 1, 3 + 2 * (MAX_GAP + 1) + 1);
+        let mut changed = vec![false; far + 4];
+        for at in [1, 3, near, far] {
             changed[at] = true;
         }
         close_gaps(&mut changed);
-        let expected: Vec<bool> = (0..32)
-            .map(|at| (1..=12).contains(&at) || at == 22)
-            .collect();
+        let expected = |at: usize| (1..=near).contains(&at) || at == far;
+        let expected: Vec<bool> = (0..changed.len()).map(expected).collect();
         assert_eq!(changed, expected);
     }
 
