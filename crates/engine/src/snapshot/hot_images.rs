@@ -180,22 +180,27 @@ impl HotImages {
         due.map(|(spec, _)| spec.clone())
     }
 
-    /// Returns whether this engine has the image of a specification, or the store does.
+    /// Returns whether this engine has the image of a specification. If the store has it, it is opened: from then on it is
+    /// renewed in time.
     pub(crate) fn has(
         &self,
         templates: &Templates,
         factory: &VmFactory,
         spec: &TemplateSpec,
     ) -> bool {
-        if let Some(slot) = self.slots().get(spec)
-            && slot.image.is_some()
-        {
-            return true;
+        let is_open = |slot: &Slot| slot.image.is_some();
+        if !self.are_used() || self.slots().get(spec).is_some_and(is_open) {
+            return self.are_used();
         }
-        let Some(key) = self.key(templates, factory, spec) else {
+
+        let opened = self.open(templates, factory, spec, HOT_IMAGE_AGE);
+        let Some((snapshot, age)) = opened else {
             return false;
         };
-        self.shelf.open(&key).is_ok_and(|image| image.is_some())
+        let mut slots = self.slots();
+        let slot = slots.entry(spec.clone()).or_default();
+        slot.set(snapshot, age, Instant::now());
+        true
     }
 
     /// Returns the images of the store.
