@@ -84,6 +84,18 @@ pub enum Error {
         /// How the part differs from the manifest.
         reason: String,
     },
+    /// A part of a hot image was changed or is missing.
+    #[error(
+        "the {part} of a hot image is damaged ({reason}; {path}): it is removed, and created again when it is next needed"
+    )]
+    DamagedHotImage {
+        /// The part.
+        part: String,
+        /// The part's file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
     /// A part of a package layer does not match its manifest.
     #[error(
         "the {part} of layer {digest} is damaged ({reason}; {path}): run `fumehood layer prune` to remove it; it is rebuilt when it is next needed"
@@ -202,12 +214,12 @@ pub enum Error {
 }
 
 impl Error {
-    /// Returns whether a template or a layer does not match its manifest. No other error is a reason to remove it:
+    /// Returns whether a template, a hot image or a layer is damaged. No other error is a reason to remove it:
     /// a file may be unreadable for a moment, such as when too many files are open.
     pub(crate) fn is_damage(&self) -> bool {
         matches!(
             self,
-            Self::DamagedTemplate { .. } | Self::DamagedLayer { .. }
+            Self::DamagedTemplate { .. } | Self::DamagedHotImage { .. } | Self::DamagedLayer { .. }
         )
     }
 

@@ -33,6 +33,7 @@ mod rootfs;
 mod tools;
 mod options;
 mod progress;
+mod hot_image;
 mod template;
 mod layer;
 mod artifact_cache;
@@ -48,6 +49,10 @@ pub use build::{
     prepare_inputs,
 };
 pub use error::Error;
+pub use hot_image::{
+    BuildFailure, BuilderLock, HOT_IMAGE_AGE, HotImage, HotImageSummary, HotImageWriter, HotImages,
+    boot_id,
+};
 pub use layer::{
     LAYERS_BYTES, LayerKey, LayerManifest, LayerSummary, LayerWriter, Layers, StoredLayer,
     StoredPackage,

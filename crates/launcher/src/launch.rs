@@ -13,7 +13,10 @@ use fumehood_sys::host::{
 use rustix::fs::{Mode, OFlags};
 use rustix::process::{Gid, Signal, Uid, getgid, getuid, set_parent_process_death_signal, setsid};
 
-use crate::launch_spec::{Cgroup, IsolationLayer, LaunchSpec, LauncherMessage, Namespaces, User};
+use crate::continuation::PreparedImage;
+use crate::launch_spec::{
+    Cgroup, ExecuteSpec, IsolationLayer, LaunchSpec, LauncherMessage, Namespaces, Program, User,
+};
 use crate::owner_socket::OwnerSocket;
 use crate::{filter, root, user};
 
@@ -124,11 +127,29 @@ fn enter_cgroup(cgroup: &Cgroup) -> anyhow::Result<Option<std::os::fd::OwnedFd>>
     }
 }
 
+/// What a program needs that must be prepared before the isolation.
+enum Prepared {
+    /// The filter allows one exec, of this path at its fixed address, and no mapping there.
+    Execute(ExecPath, Vec<CString>),
+    Continue(Box<PreparedImage>),
+}
+
+impl Prepared {
+    fn new(program: &Program) -> anyhow::Result<Self> {
+        match program {
+            Program::Execute(spec) => {
+                let (path, args) = exec_arguments(spec)?;
+                Ok(Self::Execute(path, args))
+            }
+            Program::Continue(spec) => Ok(Self::Continue(Box::new(PreparedImage::load(spec)?))),
+        }
+    }
+}
+
 /// Isolates this process and becomes the program. Returns only on failure.
 fn become_program(spec: &LaunchSpec, ids: Ids, owner: &OwnerSocket) -> Failure {
-    // The filter allows one exec, of this path at its fixed address, and no mapping there.
-    let (path, args) = match exec_arguments(spec) {
-        Ok(arguments) => arguments,
+    let prepared = match Prepared::new(&spec.program) {
+        Ok(prepared) => prepared,
         Err(error) => return Failure::other(error),
     };
 
@@ -144,14 +165,16 @@ fn become_program(spec: &LaunchSpec, ids: Ids, owner: &OwnerSocket) -> Failure {
     }
 
     // Without an environment, nothing of the owner's (tokens, proxies) is in the memory of the program.
-    let error = path.exec(&args);
-    Failure::other(anyhow::Error::from(error).context(spec.program.display().to_string()))
+    Failure::other(match prepared {
+        Prepared::Execute(path, args) => anyhow::Error::from(path.exec(&args)).context("exec"),
+        Prepared::Continue(image) => image.become_process(),
+    })
 }
 
 /// Returns the path of the program and its arguments, as an exec needs them.
-fn exec_arguments(spec: &LaunchSpec) -> anyhow::Result<(ExecPath, Vec<CString>)> {
-    let program = CString::new(spec.program.as_os_str().as_bytes())?;
-    let path = ExecPath::new(&program).with_context(|| spec.program.display().to_string())?;
+fn exec_arguments(spec: &ExecuteSpec) -> anyhow::Result<(ExecPath, Vec<CString>)> {
+    let program = CString::new(spec.path.as_os_str().as_bytes())?;
+    let path = ExecPath::new(&program).with_context(|| spec.path.display().to_string())?;
 
     let mut args = vec![program];
     for arg in &spec.args {
@@ -171,7 +194,8 @@ fn isolate(spec: &LaunchSpec, owner: &OwnerSocket) -> Result<u32, Failure> {
             Namespaces::Privileged => user::new_ids(spec.user, pid),
             Namespaces::InUserNamespace | Namespaces::None => None,
         };
-        root::enter(&spec.files, &spec.devices, ids)
+        let executes = matches!(spec.program, Program::Execute(_));
+        root::enter(&spec.files, &spec.devices, executes, ids)
             .and_then(|()| {
                 rustix::system::sethostname(HOST_NAME).context("cannot set the host name")
             })
@@ -210,7 +234,7 @@ fn drop_privileges(spec: &LaunchSpec, pid: u32) -> anyhow::Result<()> {
     )
     .map_err(anyhow::Error::msg)?;
 
-    close_fds_except(&spec.inherit).context("cannot close descriptors")?;
+    close_fds_except(&spec.program.inherited()).context("cannot close descriptors")?;
     user::set_limits(&spec.limits, spec.user)?;
     user::change_user(spec.user, pid)?;
     rustix::thread::set_no_new_privs(true).context("cannot forbid new privileges")?;
@@ -223,7 +247,11 @@ fn drop_privileges(spec: &LaunchSpec, pid: u32) -> anyhow::Result<()> {
     if let Some(landlock) = &landlock {
         landlock.restrict_self().context("cannot apply Landlock")?;
     }
-    filter::apply(has_kvm(spec))
+    match spec.program {
+        Program::Execute(_) => filter::apply(has_kvm(spec)),
+        // It comes last, when the memory has been replaced.
+        Program::Continue(_) => Ok(()),
+    }
 }
 
 fn has_kvm(spec: &LaunchSpec) -> bool {
@@ -235,8 +263,11 @@ fn has_kvm(spec: &LaunchSpec) -> bool {
 /// Returns the inherited regular files, by the paths under which the program may open them again. Landlock does
 /// not restrict files in memory.
 fn inherited_files(spec: &LaunchSpec) -> Vec<PathBuf> {
-    let paths = spec
-        .inherit
+    // A process that continues has opened them already.
+    let Program::Execute(ExecuteSpec { inherit, .. }) = &spec.program else {
+        return Vec::new();
+    };
+    let paths = inherit
         .iter()
         .map(|fd| PathBuf::from(format!("/proc/self/fd/{fd}")));
     let is_named_file = |path: &PathBuf| {

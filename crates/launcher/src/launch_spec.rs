@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 /// The version of these types. An owner and its launcher must agree on it; every change of the types
 /// increments it.
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
 
 /// The program to start, and its isolation. Either all of the isolation is set up, or nothing is started.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -13,11 +13,7 @@ pub struct LaunchSpec {
     /// The version: [`VERSION`].
     pub version: u32,
     /// The program.
-    pub program: PathBuf,
-    /// Its arguments.
-    pub args: Vec<String>,
-    /// The descriptors that it inherits, under the same numbers.
-    pub inherit: Vec<RawFd>,
+    pub program: Program,
     /// The files that it may read and execute: itself, its libraries, its firmware. They are at the same paths
     /// in its root, and no others are.
     pub files: Vec<PathBuf>,
@@ -31,6 +27,51 @@ pub struct LaunchSpec {
     pub cgroup: Cgroup,
     /// Its resource limits.
     pub limits: Limits,
+}
+
+/// What a launcher becomes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Program {
+    /// A program, which starts from its beginning.
+    Execute(ExecuteSpec),
+    /// A stopped process, which continues.
+    Continue(ContinueSpec),
+}
+
+/// A program to execute.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExecuteSpec {
+    /// Its path.
+    pub path: PathBuf,
+    /// Its arguments.
+    pub args: Vec<String>,
+    /// The descriptors that it inherits, under the same numbers.
+    pub inherit: Vec<RawFd>,
+}
+
+/// A process image to continue from, by descriptors of the launcher.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ContinueSpec {
+    /// A file with the [`ProcessImage`](crate::ProcessImage) as JSON.
+    pub image: RawFd,
+    /// The files that it maps, in the order of their indexes.
+    pub files: Vec<RawFd>,
+    /// What it gets from its owner, in the order of their indexes.
+    pub descriptors: Vec<RawFd>,
+}
+
+impl Program {
+    /// Returns the descriptors that the launcher needs for it.
+    #[must_use]
+    pub fn inherited(&self) -> Vec<RawFd> {
+        match self {
+            Self::Execute(execute) => execute.inherit.clone(),
+            Self::Continue(image) => {
+                let others = image.files.iter().chain(&image.descriptors);
+                others.copied().chain([image.image]).collect()
+            }
+        }
+    }
 }
 
 /// The new namespaces of the program, which come with a root that contains only the requested files.

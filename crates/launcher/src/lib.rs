@@ -14,11 +14,17 @@ mod launch;
 mod owner_socket;
 mod root;
 mod user;
+mod continuation;
 mod filter;
 mod launch_spec;
+mod process_image;
 
 pub use launch::launch;
 pub use launch_spec::{
-    Cgroup, IsolationLayer, LaunchSpec, LauncherMessage, Limits, MAX_PACKET_BYTES, Namespaces,
-    PID_LIMIT, UID_BASE, User, VERSION,
+    Cgroup, ContinueSpec, ExecuteSpec, IsolationLayer, LaunchSpec, LauncherMessage, Limits,
+    MAX_PACKET_BYTES, Namespaces, PID_LIMIT, Program, UID_BASE, User, VERSION,
+};
+pub use process_image::{
+    Descriptor, DescriptorKind, IMAGE_VERSION, MAX_IMAGE_BYTES, MAX_IMAGE_DESCRIPTORS, Mapping,
+    ProcessImage,
 };

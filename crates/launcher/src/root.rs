@@ -39,7 +39,7 @@ impl Display for OwnDeviceError {
     }
 }
 
-/// Changes to a new root that contains only these files and devices, and a `/proc` of this process's namespace.
+/// Changes to a new root that contains only these files and devices, and with `proc` a `/proc` of this process's namespace.
 /// Nothing in it can be written except the devices. A device that the user with these ids (user, group) may not use
 /// belongs to that user in the new root.
 ///
@@ -48,12 +48,15 @@ impl Display for OwnDeviceError {
 pub(crate) fn enter(
     files: &[PathBuf],
     devices: &[PathBuf],
+    proc: bool,
     ids: Option<(u32, u32)>,
 ) -> anyhow::Result<()> {
     // Mounts from now on are invisible in other namespaces.
     let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
     mount_change("/", private).context("cannot make mounts private")?;
-    let proc = create_file_system(PROC, &[("subset", "pid")])
+    let proc = proc.then(|| create_file_system(PROC, &[("subset", "pid")]));
+    let proc = proc
+        .transpose()
         .context("cannot create a /proc of the new namespace")?;
 
     // All paths are resolved in the old root, before the new one exists.
@@ -74,8 +77,10 @@ pub(crate) fn enter(
     root.create_mount_points(mount_points)?;
     devices.extend(root.create_devices(own)?);
     root.mount_all(&files)?;
-    root.create_directory(Path::new(PROC)).context(PROC)?;
-    root.mount(&proc, Path::new(PROC)).context(PROC)?;
+    if let Some(proc) = proc {
+        root.create_directory(Path::new(PROC)).context(PROC)?;
+        root.mount(&proc, Path::new(PROC)).context(PROC)?;
+    }
 
     // Devices are mounted after the restriction, since the rest of the root allows none.
     restrict(&root.tree, MountRestriction::ReadOnlyNoDevices)?;

@@ -2,6 +2,8 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 
+use serde::{Deserialize, Serialize};
+
 /// Why the memory of a guest could not be read.
 #[derive(Debug, thiserror::Error)]
 pub enum MemoryError {
@@ -21,7 +23,7 @@ pub enum MemoryError {
 }
 
 /// The size of a page, in bytes.
-const PAGE: usize = 4096;
+pub(crate) const PAGE: usize = 4096;
 /// A page of zeros.
 const ZERO_PAGE: [u8; PAGE] = [0; PAGE];
 /// The size of an entry in `/proc/PID/pagemap`, in bytes.
@@ -34,22 +36,22 @@ const PRESENT: u64 = 1 << 63;
 const SWAPPED: u64 = 1 << 62;
 const FILE_BACKED: u64 = 1 << 61;
 
-/// The memory of a guest, read from outside its QEMU process. The guest should be stopped while this is used.
-#[derive(Debug)]
-pub struct GuestMemory {
-    mem: File,
-    pagemap: File,
-    start: u64,
-    bytes: u64,
+/// Where a guest's memory is in its QEMU process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GuestRange {
+    /// The first address.
+    pub start: u64,
+    /// The size, in bytes.
+    pub bytes: u64,
 }
 
-impl GuestMemory {
-    /// Opens the guest's memory of `bytes` bytes in the process `pid`. QEMU maps it separately, so its size is
-    /// enough to find it.
+impl GuestRange {
+    /// Finds the guest's memory of `bytes` bytes in the process `pid`, which has executed QEMU. QEMU maps it separately, so
+    /// its size is enough to find it.
     ///
     /// # Errors
     /// [`MemoryError`].
-    pub fn open(pid: u32, bytes: u64) -> Result<Self, MemoryError> {
+    pub fn find(pid: u32, bytes: u64) -> Result<Self, MemoryError> {
         let maps = std::fs::read_to_string(format!("/proc/{pid}/maps"))?;
         let starts: Vec<u64> = maps
             .lines()
@@ -63,14 +65,35 @@ impl GuestMemory {
                 found: starts.len(),
             });
         };
+        Ok(Self { start, bytes })
+    }
 
+    /// Returns the first address after it.
+    pub(crate) const fn end(&self) -> u64 {
+        self.start.saturating_add(self.bytes)
+    }
+}
+
+/// The memory of a guest, read from outside its QEMU process. The guest should be stopped while this is used.
+#[derive(Debug)]
+pub struct GuestMemory {
+    mem: File,
+    pagemap: File,
+    range: GuestRange,
+}
+
+impl GuestMemory {
+    /// Opens the guest's memory in the process `pid`.
+    ///
+    /// # Errors
+    /// [`MemoryError::Unreadable`].
+    pub fn open(pid: u32, range: GuestRange) -> Result<Self, MemoryError> {
         let open = |name: &str| File::open(format!("/proc/{pid}/{name}"));
         let (mem, pagemap) = (open("mem")?, open("pagemap")?);
         Ok(Self {
             mem,
             pagemap,
-            start,
-            bytes,
+            range,
         })
     }
 
@@ -80,7 +103,7 @@ impl GuestMemory {
     /// # Errors
     /// The error of the operating system.
     pub fn copy_private_pages(&self, to: &File, sparse: bool) -> io::Result<u64> {
-        let entries = self.read_pagemap()?;
+        let entries = read_pagemap(&self.pagemap, self.range.start, self.range.bytes)?;
         let mut buffer = vec![0; MAX_RUN * PAGE];
         let (mut written, mut first) = (0, 0);
         while first < entries.len() {
@@ -94,29 +117,30 @@ impl GuestMemory {
 
             let run = &mut buffer[..pages * PAGE];
             let offset = (first * PAGE) as u64;
-            self.mem.read_exact_at(run, self.start + offset)?;
+            self.mem.read_exact_at(run, self.range.start + offset)?;
             written += write_run(to, run, offset, sparse)?;
             first += pages;
         }
 
         Ok(written)
     }
+}
 
-    fn read_pagemap(&self) -> io::Result<Vec<u64>> {
-        let pages = usize::try_from(self.bytes).unwrap_or(0) / PAGE;
-        let mut bytes = vec![0; pages * ENTRY];
-        let offset = self.start / PAGE as u64 * ENTRY as u64;
-        self.pagemap.read_exact_at(&mut bytes, offset)?;
-        let (entries, _) = bytes.as_chunks::<ENTRY>();
-        Ok(entries
-            .iter()
-            .map(|entry| u64::from_ne_bytes(*entry))
-            .collect())
-    }
+/// Reads the entries of pages from `/proc/PID/pagemap`.
+pub(crate) fn read_pagemap(pagemap: &File, start: u64, bytes: u64) -> io::Result<Vec<u64>> {
+    let pages = usize::try_from(bytes).unwrap_or(0) / PAGE;
+    let mut entries = vec![0; pages * ENTRY];
+    let offset = start / PAGE as u64 * ENTRY as u64;
+    pagemap.read_exact_at(&mut entries, offset)?;
+    let (entries, _) = entries.as_chunks::<ENTRY>();
+    Ok(entries
+        .iter()
+        .map(|entry| u64::from_ne_bytes(*entry))
+        .collect())
 }
 
 /// Returns whether a page exists and is not a page of a file.
-fn is_private(entry: u64) -> bool {
+pub(crate) fn is_private(entry: u64) -> bool {
     entry & (PRESENT | SWAPPED) != 0 && entry & FILE_BACKED == 0
 }
 
@@ -130,7 +154,7 @@ fn parse_mapping(line: &str) -> Option<(u64, u64)> {
 }
 
 /// Writes pages: all of them, or with `sparse` only those that are not all zeros.
-fn write_run(to: &File, run: &[u8], offset: u64, sparse: bool) -> io::Result<u64> {
+pub(crate) fn write_run(to: &File, run: &[u8], offset: u64, sparse: bool) -> io::Result<u64> {
     if !sparse {
         to.write_all_at(run, offset)?;
         return Ok(run.len() as u64);
@@ -200,7 +224,7 @@ mod tests {
 
     #[test]
     fn a_size_without_a_mapping_is_an_error() {
-        let error = GuestMemory::open(std::process::id(), 12345 * PAGE as u64).unwrap_err();
+        let error = GuestRange::find(std::process::id(), 12345 * PAGE as u64).unwrap_err();
         assert!(
             matches!(error, MemoryError::Ambiguous { found: 0 }),
             "{error}"

@@ -10,6 +10,7 @@
 )]
 
 mod process;
+mod process_image;
 mod command_line;
 mod guest_memory;
 mod qmp;
@@ -18,7 +19,12 @@ pub use command_line::{
     Accel, Append, Blockdev, Chardev, CommandLine, Cpu, Device, Fdset, Initrd, Kernel, Machine,
     Memory, Monitor, Netdev, NullBlockdev, QemuArg, Sandbox, Serial,
 };
-pub use fumehood_launcher::{IsolationLayer, PID_LIMIT, UID_BASE, User};
-pub use guest_memory::{GuestMemory, MemoryError};
-pub use process::{LaunchConfig, Launcher, Process, ProcessError, ProcessSpec, ResourceLimits};
+pub use fumehood_launcher::{
+    IMAGE_VERSION, IsolationLayer, PID_LIMIT, ProcessImage, UID_BASE, User,
+};
+pub use guest_memory::{GuestMemory, GuestRange, MemoryError};
+pub use process::{
+    LaunchConfig, Launcher, Process, ProcessError, ProcessSpec, ProcessStart, ResourceLimits,
+};
+pub use process_image::{DescriptorIdentity, ImageError, ProcessToSave, SavedFile, SavedProcess};
 pub use qmp::{Event, Pending, Qmp, QmpError};

@@ -2,10 +2,10 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::collections::HashSet;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{SystemTime, UNIX_EPOCH};
 
-use fumehood_end_to_end::{engine, finish_ok};
-use fumehood_engine::{Config, Engine, Language, Outcome, Pool, RunRequest, TemplateUse, VmOrigin};
+use fumehood_end_to_end::{engine, finish_ok, repetitions};
+use fumehood_engine::{Engine, Language, Outcome, RunRequest, VmOrigin};
 use futures_util::{StreamExt, stream};
 
 async fn output(engine: &Engine, language: Language, code: &str) -> (String, Outcome) {
@@ -23,7 +23,6 @@ async fn assert_all_differ(
     language: Language,
     code: &'static str,
     count: usize,
-    source: VmOrigin,
 ) -> Vec<Vec<String>> {
     let mut seen = HashSet::new();
     let mut all = Vec::new();
@@ -31,7 +30,7 @@ async fn assert_all_differ(
     let clones = stream::iter(0..count).map(|_| output(engine, language, code));
     let mut clones = clones.buffer_unordered(AT_ONCE);
     while let Some((text, outcome)) = clones.next().await {
-        assert_eq!(outcome.source, source, "{outcome:?}");
+        assert_eq!(outcome.source, VmOrigin::HotImage, "{outcome:?}");
         let lines: Vec<String> = text.lines().map(str::to_owned).collect();
         for (at, line) in lines.iter().enumerate() {
             assert!(
@@ -51,7 +50,7 @@ print(random.random())
 print(random.getrandbits(64), random.sample(range(10**9), 3))
 print(uuid.uuid4())
 print(uuid.uuid1())
-print(os.urandom(8).hex())
+print(os.urandom(8).hex(), os.getrandom(8).hex())
 print(secrets.token_hex(8))
 print(next(tempfile._get_candidate_names()))
 print(ssl.RAND_bytes(8).hex())
@@ -63,8 +62,7 @@ print(open('/proc/sys/kernel/random/uuid').read().strip())
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_hundred_python_clones_share_no_random_value() {
-    let clones =
-        assert_all_differ(&engine(), Language::Python, PYTHON, 100, VmOrigin::Template).await;
+    let clones = assert_all_differ(&engine(), Language::Python, PYTHON, 100).await;
     assert_eq!(clones.len(), 100);
     for lines in clones {
         let [id, name] = [&lines[8], &lines[9]];
@@ -83,43 +81,14 @@ console.log(Buffer.from(crypto.getRandomValues(new Uint8Array(8))).toString('hex
 console.log(randomBytes(8).toString('hex'));
 console.log(Bun.randomUUIDv7());
 ";
-    assert_all_differ(
-        &engine(),
-        Language::Javascript,
-        javascript,
-        30,
-        VmOrigin::Template,
-    )
-    .await;
-    let shell = "echo $RANDOM$RANDOM$RANDOM; echo $SRANDOM; mktemp -u; head -c 8 /dev/urandom | od -An -tx8";
-    assert_all_differ(&engine(), Language::Shell, shell, 30, VmOrigin::Template).await;
-}
+    let count = repetitions("FUMEHOOD_SIBLINGS", 30, 100);
+    assert_all_differ(&engine(), Language::Javascript, javascript, count).await;
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn hot_clones_share_no_random_value_either() {
-    let engine = Engine::start(Config {
-        templates: TemplateUse::Use,
-        pool: Pool {
-            warm_vms: 2,
-            languages: vec![Language::Python],
-            ..Pool::default()
-        },
-        ..Config::default()
-    })
-    .unwrap();
-
-    let mut seen = HashSet::new();
-    for _ in 0..6 {
-        while engine.pool_status().warm < 1 {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-
-        let (text, outcome) = output(&engine, Language::Python, PYTHON).await;
-        assert_eq!(outcome.source, VmOrigin::Hot);
-        for (at, line) in text.lines().enumerate() {
-            assert!(seen.insert((at, line.to_owned())), "two clones have {line}");
-        }
-    }
+    // The last one is an address that the kernel draws for a new process.
+    let shell = "echo $RANDOM$RANDOM$RANDOM; echo $SRANDOM; mktemp -u
+        head -c 8 /dev/urandom | od -An -tx8; cat /etc/machine-id; uname -n
+        cat /proc/sys/kernel/random/boot_id /proc/sys/kernel/random/uuid; sed -n '1s/ .*//p' /proc/self/maps";
+    assert_all_differ(&engine(), Language::Shell, shell, count).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -165,6 +134,82 @@ print(time.time() - wall, time.monotonic() - steady)";
     }
 }
 
+/// Siblings of one image start from the same moment of their own time, whenever they start; it advances as the host's does,
+/// and all clocks of a guest agree.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn all_clocks_of_siblings_continue_from_one_moment() {
+    let code = "
+import glob, os, time
+clocks = [time.CLOCK_MONOTONIC, time.CLOCK_MONOTONIC_RAW, time.CLOCK_BOOTTIME]
+first = [time.clock_gettime(clock) for clock in clocks]
+coarse = 5  # CLOCK_REALTIME_COARSE
+up = float(open('/proc/uptime').read().split()[0])
+time.sleep(0.2)
+later = [time.clock_gettime(clock) for clock in clocks]
+print(first[0], *[b - a for a, b in zip(first, later)])
+print(first[2] - first[0], up - first[2], time.clock_gettime(coarse) - time.time())
+rtc = glob.glob('/sys/class/rtc/rtc*/since_epoch')
+print([time.time() - float(open(path).read()) for path in rtc])
+";
+    let engine = engine();
+    let mut starts = Vec::new();
+    for _ in 0..5 {
+        let (text, outcome) = output(&engine, Language::Python, code).await;
+        assert_eq!(outcome.source, VmOrigin::HotImage);
+        let lines: Vec<Vec<f64>> = text.lines().map(numbers).collect();
+        let [passed, differences, hardware] = &lines[..] else {
+            panic!("{text}");
+        };
+
+        starts.push(passed[0]);
+        for seconds in &passed[1..] {
+            assert!((0.2..5.0).contains(seconds), "{text}");
+        }
+        for seconds in differences {
+            assert!(seconds.abs() < 0.5, "{text}");
+        }
+        // The hardware clock has whole seconds.
+        for seconds in hardware {
+            assert!((-1.0..3.0).contains(seconds), "{text}");
+        }
+    }
+
+    let spread = starts.iter().copied().fold(f64::MIN, f64::max)
+        - starts.iter().copied().fold(f64::MAX, f64::min);
+    assert!(spread < 5.0, "{starts:?}");
+}
+
+/// The numbers in a line.
+fn numbers(line: &str) -> Vec<f64> {
+    let words = line.split(|c: char| c.is_whitespace() || "[],".contains(c));
+    words
+        .filter(|word| !word.is_empty())
+        .map(|word| word.parse().unwrap())
+        .collect()
+}
+
+/// QEMU emulates these instructions by a generator in its process, whose state siblings share.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn guests_have_no_random_instructions() {
+    let code = "
+import ctypes, mmap, os, signal
+flags = next(line for line in open('/proc/cpuinfo') if line.startswith('flags')).split()
+print([flag for flag in flags if flag in ('rdrand', 'rdseed')])
+# rdrand eax; ret -- rdseed eax; ret
+for code in (bytes.fromhex('0fc7f0c3'), bytes.fromhex('0fc7f8c3'), bytes.fromhex('c3')):
+    child = os.fork()
+    if child == 0:
+        page = mmap.mmap(-1, 4096, prot=mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC)
+        page.write(code)
+        ctypes.CFUNCTYPE(None)(ctypes.addressof(ctypes.c_char.from_buffer(page)))()
+        os._exit(0)
+    _, status = os.waitpid(child, 0)
+    print(signal.Signals(os.WTERMSIG(status)).name if os.WIFSIGNALED(status) else 'executed')
+";
+    let (text, _) = output(&engine(), Language::Python, code).await;
+    assert_eq!(text, "[]\nSIGILL\nSIGILL\nexecuted\n");
+}
+
 /// A certificate that becomes valid only later than the template was made is good in the clone.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn tls_works_with_a_certificate_that_is_younger_than_the_template() {
@@ -190,5 +235,5 @@ with context.wrap_socket(socket.create_connection(server.getsockname()), server_
 "#;
     let (text, outcome) = output(&engine(), Language::Python, code).await;
     assert!(text.starts_with("through TLS TLSv1.3"), "{text}");
-    assert_eq!(outcome.source, VmOrigin::Template);
+    assert_eq!(outcome.source, VmOrigin::HotImage);
 }

@@ -2,13 +2,21 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::collections::BTreeSet;
+use std::fs::File;
+use std::io::{Read, Write};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 
 use fumehood_end_to_end::unprivileged::{copy_programs, copy_store};
 use fumehood_end_to_end::{
-    descendants, finish, fumehood, program, send, status, test_program, wait_until,
+    DEADLINE, descendants, finish, fumehood, program, send, status, test_program, wait_until,
+};
+use fumehood_qemu::{
+    DescriptorIdentity, GuestRange, IsolationLayer, LaunchConfig, Launcher, Process, ProcessSpec,
+    ProcessStart, ProcessToSave, ResourceLimits, SavedProcess, User,
 };
 use rustix::process::Signal;
 use serde_json::Value;
@@ -217,9 +225,97 @@ fn a_missing_launcher_is_reported_with_a_fix() {
     }
 }
 
+/// Starts the probe behind all layers of this host. It tries nothing: `start` says what it does.
+async fn start_probe(launcher: &Launcher, start: ProcessStart) -> Process {
+    let limits = ResourceLimits {
+        memory_mib: 512,
+        threads: 64,
+        processor_percent: 200,
+    };
+    let started = launcher.start(ProcessSpec { start, limits }).await;
+    started.unwrap_or_else(|e| panic!("{e}"))
+}
+
+/// What a probe is passed: a socket, and a file. Returns our end of the socket as well.
+fn what_is_passed() -> (UnixStream, Vec<OwnedFd>) {
+    let (ours, theirs) = UnixStream::pair().unwrap();
+    ours.set_read_timeout(Some(DEADLINE)).unwrap();
+    let file = File::open(test_program(PROBE)).unwrap();
+    (ours, vec![theirs.into(), file.into()])
+}
+
+/// Saves a process that waits. It has no guest.
+fn save_process(pid: u32, passed: &[DescriptorIdentity]) -> SavedProcess {
+    let process = ProcessToSave {
+        pid,
+        guest_memory: GuestRange { start: 0, bytes: 0 },
+        passed,
+        unneeded: &[],
+        base: &[],
+    };
+    let saved = SavedProcess::save(process, tempfile::tempfile().unwrap());
+    saved.unwrap_or_else(|e| panic!("{e}"))
+}
+
+/// The probe waits, is saved as an image, and continues as two processes behind the same launcher.
+#[tokio::test]
+async fn every_wall_holds_for_a_process_that_continues_from_an_image() {
+    let user = match is_root() {
+        true => User::Own { gid: None },
+        false => User::Same,
+    };
+    let launcher = Launcher::new(LaunchConfig {
+        launcher: program().with_file_name("fumehood-launcher"),
+        program: test_program(PROBE),
+        devices: Vec::new(),
+        user,
+        user_of_host_devices: user,
+        require_all_layers: false,
+    });
+    let launcher = launcher.unwrap();
+
+    let (mut owner, inherit) = what_is_passed();
+    let identities: Vec<_> = inherit
+        .iter()
+        .map(|fd| DescriptorIdentity::of(fd).unwrap())
+        .collect();
+    let args = vec!["wait".into(), inherit[0].as_raw_fd().to_string().into()];
+    let probe = start_probe(&launcher, ProcessStart::Execute { args, inherit }).await;
+    owner.read_exact(&mut [0]).unwrap();
+    let saved = save_process(probe.id(), &identities);
+    probe.kill().await;
+
+    for _ in 0..2 {
+        let (mut owner, descriptors) = what_is_passed();
+        let start = ProcessStart::Continue {
+            saved: saved.clone(),
+            descriptors,
+        };
+        let mut continued = start_probe(&launcher, start).await;
+        owner.write_all(b"!").unwrap();
+        let mut text = String::new();
+        let read = owner.read_to_string(&mut text);
+        let status = continued.wait().await.unwrap();
+        assert!(
+            read.is_ok() && status.success(),
+            "{read:?} {status}: {}",
+            continued.stderr_tail()
+        );
+
+        let missing = continued.missing_layers();
+        let verdicts: Vec<Value> = serde_json::from_str(&text).unwrap();
+        assert_eq!(verdicts.len(), 17);
+        for verdict in verdicts {
+            let wall = verdict["wall"].as_str().unwrap();
+            let may_be_missing = missing.contains(&IsolationLayer::Namespaces)
+                && [OF_NAMESPACES, &["empty root"]].concat().contains(&wall);
+            assert!(may_be_missing || verdict["holds"] == true, "{verdict:#}");
+        }
+    }
+}
+
 /// A run that sleeps, and its QEMU.
 fn start_sleeper() -> (Child, u32) {
-    use std::io::Read;
     let mut command = fumehood();
     command.args([
         "run",

@@ -251,9 +251,19 @@ async fn a_network_card_works_after_a_restore() {
 
     for _ in 0..2 {
         let sandbox = with_card().await.unwrap();
-        assert_eq!(sandbox.source(), VmOrigin::Template);
-        assert_reaches_peer(&sandbox, &mut Peer::of(&sandbox)).await;
+        assert_eq!(sandbox.source(), VmOrigin::HotImage);
+        let mut peer = Peer::of(&sandbox);
+        assert_reaches_peer(&sandbox, &mut peer).await;
+
+        // So do forks, and their forks; the cable of each is its own.
+        let child = sandbox.fork(1).await.unwrap().remove(0);
+        let grandchild = child.fork(1).await.unwrap().remove(0);
+        for fork in [&grandchild, &child] {
+            assert_reaches_peer(fork, &mut Peer::of(fork)).await;
+        }
+        assert_reaches_peer(&sandbox, &mut peer).await;
     }
+    assert_eq!(engine.vm_stats().failed_restores, 0);
 
     // It is not the template of those without a card.
     let without = engine.sandbox().language(Language::Python).await.unwrap();
@@ -304,7 +314,7 @@ async fn network_settings_reach_every_program() {
         .await;
 
     let sandbox = sandbox.unwrap();
-    assert_eq!(sandbox.source(), VmOrigin::Template);
+    assert_eq!(sandbox.source(), VmOrigin::HotImage);
     let said = run_ok(&sandbox, Language::Shell, bundle).await;
     assert_eq!(said, format!("{AUTHORITY}{}\n", count + 1));
     let child = sandbox.fork(1).await.unwrap().remove(0);

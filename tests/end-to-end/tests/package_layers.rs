@@ -209,7 +209,7 @@ fn packages_are_installed_once_and_reused() {
             USES_TINY,
         ];
         let object: Value = serde_json::from_slice(&environment.run(&again).stdout).unwrap();
-        assert_eq!(object["source"], "template", "{object}");
+        assert_eq!(object["source"], "hot_image", "{object}");
 
         // Requests that resolve to the same packages share the layer.
         let same = ["user_of_tiny==0.3", "tiny==1.5"];

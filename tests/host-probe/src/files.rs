@@ -1,6 +1,9 @@
 use std::fs::{self, File, Metadata, OpenOptions};
-use std::os::unix::fs::{FileExt, FileTypeExt};
-use std::path::{Path, PathBuf};
+use std::os::fd::RawFd;
+use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt};
+use std::path::Path;
+
+use fumehood_sys::host::duplicate_inherited;
 
 use crate::breaches::{Breaches, succeeded};
 
@@ -118,25 +121,33 @@ fn own_top_directory() -> Option<String> {
     Some(first.as_os_str().to_string_lossy().into_owned())
 }
 
-/// Returns the open descriptors, by their paths.
-fn open_descriptors() -> impl Iterator<Item = (PathBuf, Metadata)> {
+/// Returns duplicates of the open descriptors, by their numbers. It needs no `/proc`, which a process that continues from an
+/// image does not have.
+fn open_descriptors() -> impl Iterator<Item = (RawFd, File, Metadata)> {
     // The limit of descriptors. Only inherited ones could exceed it, and those have low numbers.
-    const MAX: usize = 1024;
-    let paths = (0..MAX).map(|number| PathBuf::from(format!("/proc/self/fd/{number}")));
-    paths.filter_map(|path| fs::metadata(&path).ok().map(|metadata| (path, metadata)))
+    const MAX: RawFd = 1024;
+    // Duplicates have numbers as well, so these are collected while none is open.
+    let is_open = |number: &RawFd| duplicate_inherited(*number).is_ok();
+    let numbers: Vec<RawFd> = (0..MAX).filter(is_open).collect();
+    numbers.into_iter().filter_map(|number| {
+        let duplicate = File::from(duplicate_inherited(number).ok()?);
+        let metadata = duplicate.metadata().ok()?;
+        Some((number, duplicate, metadata))
+    })
 }
 
 /// Looks for descriptors that QEMU should not have. It has null for input and output, a pipe, sockets, and files.
 pub(crate) fn descriptors() -> Breaches {
+    let null = rustix::fs::makedev(1, 3);
     let mut breaches = Breaches::new();
     let mut count = 0;
 
-    for (path, metadata) in open_descriptors() {
+    for (number, _, metadata) in open_descriptors() {
         count += 1;
         let kind = metadata.file_type();
-        let is_null = fs::read_link(&path).is_ok_and(|target| target == Path::new("/dev/null"));
+        let is_null = kind.is_char_device() && metadata.rdev() == null;
         if !is_null && !kind.is_file() && !kind.is_socket() && !kind.is_fifo() {
-            breaches.push(format!("{}: {kind:?}", path.display()));
+            breaches.push(format!("{number}: {kind:?}"));
         }
     }
 
@@ -149,25 +160,52 @@ pub(crate) fn descriptors() -> Breaches {
     breaches
 }
 
-/// Tries to write to the inherited files (kernel, disks, templates), by `/proc`.
+/// Returns the numbers of the open descriptors above standard error.
+pub(crate) fn passed_descriptors() -> Vec<RawFd> {
+    let numbers = open_descriptors().map(|(number, ..)| number);
+    numbers.filter(|number| *number > 2).collect()
+}
+
+/// Tries to write to the inherited files (kernel, disks, templates): as they are, and opened anew by `/proc`.
 pub(crate) fn templates() -> Breaches {
     let mut tried = 0;
     let mut breaches = Breaches::new();
 
-    for (path, _) in open_descriptors().filter(|(_, metadata)| metadata.is_file()) {
+    for (number, file, _) in open_descriptors().filter(|(.., metadata)| metadata.is_file()) {
         tried += 1;
+        let path = format!("/proc/self/fd/{number}");
         let opened = OpenOptions::new().write(true).open(&path);
         // A sealed file can be opened for writing, but not written.
-        let written = opened.and_then(|file| file.write_at(b"x", 0));
+        let written = opened.and_then(|opened| opened.write_at(b"x", 0));
 
-        if written.is_ok() {
-            breaches.push(path.display().to_string());
+        if written.is_ok() || file.write_at(b"x", 0).is_ok() {
+            breaches.push(path);
         }
     }
 
     if tried == 0 {
         breaches.push("no file was inherited, so nothing was tried".into());
     }
+
+    breaches
+}
+
+/// Tries to open anything at all, as a process that continues from an image, whose root is empty.
+pub(crate) fn any() -> Breaches {
+    let paths = [
+        "/proc",
+        "/proc/self/maps",
+        "/proc/self/exe",
+        "/dev/null",
+        "/dev",
+        "/lib64",
+        "/usr",
+        "/etc",
+        "/etc/ld.so.cache",
+    ];
+    let mut breaches = succeeded(paths.map(|path| (path.into(), File::open(path))));
+    let listed = fs::read_dir("/").into_iter().flatten().flatten();
+    breaches.extend(listed.map(|entry| entry.path().display().to_string()));
 
     breaches
 }

@@ -1,21 +1,25 @@
 //! A program that the tests start in place of QEMU, by the same launcher with the same launch request. It tries
 //! what a compromised QEMU would try, and prints to standard error, as one line of JSON, which layers held.
 
+mod continued;
 mod files;
 mod identity;
 mod kernel;
 mod processes;
 mod breaches;
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::breaches::Breaches;
 
 /// A function that tries to breach a layer.
 type Attempts = fn() -> Breaches;
 
-/// All layers: name, description of the attempts, and the function that makes them.
-const WALLS: [(&str, &str, Attempts); 14] = [
+/// The name of a layer, a description of the attempts, and the function that makes them.
+type Layer = (&'static str, &'static str, Attempts);
+
+/// All layers.
+const WALLS: [Layer; 14] = [
     (
         "host's files",
         "read /etc, /root, /home, /tmp, /var, /sys, the kernel's files, /proc/1/root",
@@ -89,8 +93,11 @@ const WALLS: [(&str, &str, Attempts); 14] = [
 ];
 
 fn main() {
-    if std::env::args().nth(1).as_deref() == Some(processes::SURVIVE) {
-        processes::sleep_and_exit();
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+        [processes::SURVIVE] => processes::sleep_and_exit(),
+        [continued::WAIT, owner] => return continued::report_after_wait(owner),
+        _ => {}
     }
 
     // Some attempts would change an unprotected host, so nothing is tried without a launcher.
@@ -102,19 +109,20 @@ fn main() {
         return;
     }
 
-    let verdicts = WALLS.map(|(wall, tried, attempts)| {
-        let breaches = attempts();
-        json!({
-            "wall": wall,
-            "tried": tried,
-            "holds": breaches.is_empty(),
-            "evidence": if breaches.is_empty() {
-                "none".to_string()
-            } else {
-                breaches.join("; ")
-            },
-        })
-    });
+    eprintln!("{}", json!(WALLS.map(verdict)));
+}
 
-    eprintln!("{}", json!(verdicts));
+/// Makes the attempts at a layer.
+fn verdict((wall, tried, attempts): Layer) -> Value {
+    let breaches = attempts();
+    json!({
+        "wall": wall,
+        "tried": tried,
+        "holds": breaches.is_empty(),
+        "evidence": if breaches.is_empty() {
+            "none".to_string()
+        } else {
+            breaches.join("; ")
+        },
+    })
 }

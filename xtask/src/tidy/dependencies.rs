@@ -40,7 +40,7 @@ const WORKSPACE: &[(&str, &[&str])] = &[
     ),
     ("fumehood-chaos", &["fumehood-end-to-end"]),
     ("fumehood-docs-examples", &["fumehood-engine"]),
-    ("fumehood-end-to-end", &["fumehood-engine"]),
+    ("fumehood-end-to-end", &["fumehood-engine", "fumehood-qemu"]),
     ("fumehood-floor-init", &[]),
     ("fumehood-host-probe", &["fumehood-sys"]),
     ("fumehood-guest-load", &[]),

@@ -2,6 +2,10 @@
 //!
 //! Which request gets which template is decided in `provision`.
 
+mod continuation;
+mod hot_images;
+mod image_files;
+mod image_lifetime;
 mod restore;
 mod running_programs;
 mod state;
@@ -9,9 +13,11 @@ mod template;
 mod template_spec;
 mod warmup;
 
-pub(crate) use restore::StandbyProcess;
+pub(crate) use continuation::continue_guest;
+pub(crate) use hot_images::HotImages;
+pub(crate) use restore::WaitingProcess;
 pub use running_programs::RunningPrograms;
-pub(crate) use state::Snapshot;
+pub(crate) use state::{Snapshot, WithProcess};
 pub(crate) use template::{BuildResult, Templates};
 pub(crate) use template_spec::TemplateSpec;
 pub(crate) use warmup::{quiesce, refresh, run_primer};

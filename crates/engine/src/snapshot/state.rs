@@ -1,28 +1,57 @@
 use std::fs::File;
 use std::io::{self, Read, Seek, Write};
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd};
+use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
 
 use fumehood_image::copy_sparse;
-use fumehood_qemu::{GuestMemory, Qmp, QmpError};
+use fumehood_qemu::{
+    GuestMemory, GuestRange, ImageError, MemoryError, ProcessToSave, Qmp, QmpError, SavedFile,
+    SavedProcess,
+};
 use fumehood_sys::host::{memory_file, seal, sealable_file};
 use serde_json::{Value, json};
-use tokio::sync::watch;
+use tokio::sync::{OnceCell, watch};
 
 use crate::error::{Error, ErrorKind};
-use crate::vm::{Machine, Vm};
+use crate::host::Accelerator;
+use crate::vm::{Machine, PassedIdentities, Vm};
 
-/// The saved state of a guest, from which other guests are restored. Cheap to clone: the memory is a sealed file in
-/// memory, which cannot be changed and is shared by all VMs that were restored from it.
+/// The saved state of a guest, from which other guests are restored. Cheap to clone: the memory is in files that are not
+/// changed any more, and is shared by all VMs that were restored from it.
 #[derive(Debug, Clone)]
 pub(crate) struct Snapshot(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
     machine: Machine,
-    ram: File,
+    /// The devices' state; empty in hot images, whose guests only continue.
     state: Vec<u8>,
-    filled: watch::Receiver<Option<Result<(), String>>>,
+    memory: Memory,
+}
+
+/// The memory of a saved guest.
+#[derive(Debug)]
+enum Memory {
+    /// A sealed file in memory, which a QEMU can map as a whole.
+    File {
+        ram: File,
+        filled: watch::Receiver<Option<Result<(), String>>>,
+    },
+    /// Inside of QEMU, which was saved with the code that it has translated: changed pages over the files of its base.
+    Process {
+        process: SavedProcess,
+        /// All of the guest's memory in one sealed file, if a QEMU has needed that.
+        whole: OnceCell<File>,
+    },
+}
+
+/// Whether QEMU itself is saved with the state of its guest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum WithProcess {
+    /// Under software emulation, if that is possible.
+    Yes,
+    No,
 }
 
 /// Minimum size of the devices' state of a machine, in bytes.
@@ -48,12 +77,20 @@ impl Snapshot {
             let _ = done.send(Some(result));
         });
 
-        Ok(Self(Arc::new(Inner {
+        Ok(Self::new(machine, state, Memory::File { ram, filled }))
+    }
+
+    fn new(machine: Machine, state: Vec<u8>, memory: Memory) -> Self {
+        Self(Arc::new(Inner {
             machine,
-            ram,
             state,
-            filled,
-        })))
+            memory,
+        }))
+    }
+
+    /// Takes a guest that only continues in processes of its QEMU.
+    pub(crate) fn hot(machine: Machine, process: SavedProcess) -> Self {
+        Self::new(machine, Vec::new(), Memory::of_process(process))
     }
 
     /// Saves the state of a guest whose agent is quiesced. The guest is stopped meanwhile, and continues afterwards.
@@ -66,6 +103,7 @@ impl Snapshot {
         vm: &Vm,
         machine: Machine,
         base: Option<&Self>,
+        with_process: WithProcess,
     ) -> Result<Self, Error> {
         let failed = |e: QmpError| {
             let message = format!("cannot save the guest's state: {e}");
@@ -74,7 +112,7 @@ impl Snapshot {
 
         let qmp = vm.qmp().map_err(failed)?;
         qmp.execute("stop", Value::Null).await.map_err(failed)?;
-        let saved = save(qmp, vm.process_id(), machine, base).await;
+        let saved = save(vm, qmp, machine, base, with_process).await;
 
         // The guest continues even if its state was not saved.
         let continued = qmp.execute("cont", Value::Null).await;
@@ -87,25 +125,25 @@ impl Snapshot {
         Ok(snapshot)
     }
 
-    /// Returns whether both are clones of one snapshot.
-    pub(crate) fn is(&self, other: &Self) -> bool {
-        Arc::ptr_eq(&self.0, &other.0)
-    }
-
     /// Returns the machine of the guest.
     pub(crate) fn machine(&self) -> &Machine {
         &self.0.machine
     }
 
-    /// Returns the memory that the snapshot takes, in bytes.
+    /// Returns the memory that the snapshot takes besides that of its base, in bytes.
     pub(crate) fn bytes(&self) -> u64 {
-        use std::os::unix::fs::MetadataExt;
-        self.0.ram.metadata().map_or(0, |m| m.blocks() * 512)
+        match &self.0.memory {
+            Memory::File { ram, .. } => ram.metadata().map_or(0, |m| m.blocks() * 512),
+            Memory::Process { process, .. } => process.changed_bytes(),
+        }
     }
 
-    /// Returns the guest's memory. It must not be read before [`ready`](Self::ready).
-    pub(crate) fn ram(&self) -> &File {
-        &self.0.ram
+    /// Returns the QEMU process that was saved with the state.
+    pub(crate) fn process(&self) -> Option<&SavedProcess> {
+        match &self.0.memory {
+            Memory::File { .. } => None,
+            Memory::Process { process, .. } => Some(process),
+        }
     }
 
     /// Returns the devices' state.
@@ -113,12 +151,24 @@ impl Snapshot {
         &self.0.state
     }
 
-    /// Duplicates the descriptor of the memory, for QEMU to inherit.
+    /// Returns a file with the guest's memory, for QEMU to map. It must not be read before [`ready`](Self::ready).
     ///
     /// # Errors
     /// Returns [`ErrorKind::Host`].
-    pub(crate) fn descriptor(&self) -> Result<OwnedFd, Error> {
-        self.0.ram.try_clone().map(OwnedFd::from).map_err(no_file)
+    pub(crate) async fn ram(&self) -> Result<File, Error> {
+        let file = match &self.0.memory {
+            Memory::File { ram, .. } => ram,
+            Memory::Process { process, whole } => {
+                let copy = || {
+                    let bytes = self.0.machine.memory_bytes();
+                    let process = process.clone();
+                    let copying = move || whole_memory(bytes, |ram| process.copy_guest_memory(ram));
+                    async { blocking(copying).await?.map_err(not_copied) }
+                };
+                whole.get_or_try_init(copy).await?
+            }
+        };
+        file.try_clone().map_err(no_file)
     }
 
     /// Waits until the memory is filled and sealed.
@@ -126,7 +176,10 @@ impl Snapshot {
     /// # Errors
     /// Returns [`ErrorKind::Damaged`] if it cannot be read.
     pub(crate) async fn ready(&self) -> Result<(), Error> {
-        let mut filled = self.0.filled.clone();
+        let Memory::File { filled, .. } = &self.0.memory else {
+            return Ok(());
+        };
+        let mut filled = filled.clone();
         let result = match filled.wait_for(Option::is_some).await {
             Ok(result) => result.clone().unwrap_or(Ok(())),
             Err(_) => Err("its reader ended".into()),
@@ -136,6 +189,22 @@ impl Snapshot {
             let message = format!("cannot read the memory of a template: {why}");
             Error::new(ErrorKind::Damaged, message)
         })
+    }
+
+    /// Returns the files that a process which was restored from this state may map.
+    fn mapped_files(&self) -> io::Result<Vec<SavedFile>> {
+        match &self.0.memory {
+            Memory::File { ram, .. } => Ok(vec![SavedFile::new(ram.try_clone()?, None)?]),
+            Memory::Process { process, .. } => Ok(process.files().to_vec()),
+        }
+    }
+
+    /// Copies the guest's memory to an empty file.
+    fn copy_memory(&self, to: &File) -> io::Result<()> {
+        match &self.0.memory {
+            Memory::File { ram, .. } => copy_sparse(ram, to).map(drop).map_err(io::Error::other),
+            Memory::Process { process, .. } => process.copy_guest_memory(to),
+        }
     }
 
     /// Returns a new file with the devices' state, positioned at its start.
@@ -150,64 +219,114 @@ impl Snapshot {
     }
 }
 
+impl Memory {
+    fn of_process(process: SavedProcess) -> Self {
+        Self::Process {
+            process,
+            whole: OnceCell::new(),
+        }
+    }
+}
+
 fn no_file(e: io::Error) -> Error {
     let message = format!("cannot create a file in memory for a guest's memory: {e}");
     Error::new(ErrorKind::Host, message)
 }
 
+fn not_copied(e: io::Error) -> Error {
+    let message = format!("cannot copy a guest's memory: {e}");
+    Error::new(ErrorKind::Host, message)
+}
+
+/// Runs blocking work on a thread for it.
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, Error> {
+    tokio::task::spawn_blocking(work).await.map_err(|e| {
+        let message = format!("the task that copies a guest's memory failed: {e}");
+        Error::new(ErrorKind::Host, message)
+    })
+}
+
+/// Creates a sealed file with the memory that `fill` writes.
+fn whole_memory(bytes: u64, fill: impl FnOnce(&File) -> io::Result<()>) -> io::Result<File> {
+    let ram = sealable_file("guest-memory")?;
+    ram.set_len(bytes)?;
+    fill(&ram)?;
+    seal(&ram)?;
+    Ok(ram)
+}
+
 /// Saves the state of a guest that is stopped.
 async fn save(
+    vm: &Vm,
     qmp: &Qmp,
-    process: u32,
     machine: Machine,
     base: Option<&Snapshot>,
+    with_process: WithProcess,
 ) -> Result<Snapshot, Error> {
     let state = device_state(qmp).await?;
     if let Some(base) = base {
         base.ready().await?;
     }
 
-    // Copy the memory on a thread for blocking work.
+    // QEMU stands still while it is read.
     let (base, bytes) = (base.cloned(), machine.memory_bytes());
-    let copying = tokio::task::spawn_blocking(move || -> Result<File, Error> {
-        let memory = GuestMemory::open(process, bytes).map_err(|e| {
-            let message = format!("this host does not support saving states: {e}");
-            Error::new(ErrorKind::Host, message)
-        })?;
+    // Only an emulator has translated code.
+    let with_process = with_process == WithProcess::Yes && machine.accelerator == Accelerator::Tcg;
+    let (pid, passed) = (vm.process_id(), vm.passed().clone());
+    let copying = move || {
+        let continued_from = base.as_ref().and_then(Snapshot::process);
+        let guest_memory = match continued_from {
+            Some(process) => process.guest_memory(),
+            None => GuestRange::find(pid, bytes)?,
+        };
 
-        copy_memory(&memory, bytes, base.as_ref()).map_err(|e| {
-            let message = format!("cannot copy a guest's memory: {e}");
-            Error::new(ErrorKind::Host, message)
-        })
-    });
+        if with_process {
+            match save_process(pid, guest_memory, &passed, base.as_ref()) {
+                Ok(process) => return Ok(Memory::of_process(process)),
+                Err(error) => tracing::warn!(%error, "saving a process image failed"),
+            }
+        }
 
-    let ram = copying.await.map_err(|e| {
-        let message = format!("the task that copies a guest's memory failed: {e}");
+        let memory = GuestMemory::open(pid, guest_memory)?;
+        let fill = |ram: &File| {
+            if let Some(base) = &base {
+                base.copy_memory(ram)?;
+            }
+            memory.copy_private_pages(ram, base.is_none()).map(drop)
+        };
+        let ram = whole_memory(bytes, fill)?;
+        let (_, filled) = watch::channel(Some(Ok(())));
+        Ok::<_, MemoryError>(Memory::File { ram, filled })
+    };
+
+    let memory = blocking(copying).await?.map_err(|e| {
+        let message = format!("this host does not support saving states: {e}");
         Error::new(ErrorKind::Host, message)
-    })??;
-
-    let (_, filled) = watch::channel(Some(Ok(())));
-
-    Ok(Snapshot(Arc::new(Inner {
-        machine,
-        ram,
-        state,
-        filled,
-    })))
+    })?;
+    Ok(Snapshot::new(machine, state, memory))
 }
 
-/// Copies the guest's memory into a sealed file.
-fn copy_memory(memory: &GuestMemory, bytes: u64, base: Option<&Snapshot>) -> io::Result<File> {
-    let ram = sealable_file("guest-memory")?;
-    ram.set_len(bytes)?;
-
-    if let Some(base) = base {
-        copy_sparse(base.ram(), &ram).map_err(io::Error::other)?;
-    }
-
-    memory.copy_private_pages(&ram, base.is_none())?;
-    seal(&ram)?;
-    Ok(ram)
+/// Saves QEMU itself. Without it, the state can be restored all the same.
+fn save_process(
+    pid: u32,
+    guest_memory: GuestRange,
+    passed: &PassedIdentities,
+    base: Option<&Snapshot>,
+) -> Result<SavedProcess, ImageError> {
+    let base = base.map(Snapshot::mapped_files).transpose()?;
+    let process = ProcessToSave {
+        pid,
+        guest_memory,
+        passed: &passed.kept,
+        unneeded: &passed.read,
+        base: base.as_deref().unwrap_or_default(),
+    };
+    let pages = sealable_file("process-pages")?;
+    let saved = SavedProcess::save(process, pages.try_clone()?)?;
+    seal(&pages)?;
+    Ok(saved)
 }
 
 /// Returns the state of all devices without the memory: some 12 KB.

@@ -1,11 +1,12 @@
 use std::collections::{BTreeMap, HashMap};
+use std::fs::File;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use fumehood_image::{Store, TEMPLATES_BYTES, TemplateKey, Templates as TemplateStore};
 use fumehood_protocol::{Language, PROTOCOL_VERSION};
 
-use super::state::Snapshot;
+use super::state::{Snapshot, WithProcess};
 use super::template_spec::TemplateSpec;
 use super::warmup::{clear_free_memory, quiesce, run_primer, warmup_programs};
 use crate::agent::{Channel, GuestInit};
@@ -78,7 +79,11 @@ impl Templates {
     }
 
     /// Returns everything that a template depends on.
-    fn inputs(&self, factory: &VmFactory, spec: &TemplateSpec) -> BTreeMap<String, String> {
+    pub(super) fn inputs(
+        &self,
+        factory: &VmFactory,
+        spec: &TemplateSpec,
+    ) -> BTreeMap<String, String> {
         let mut inputs = self.inputs.clone();
         let Shape {
             memory_mib,
@@ -140,6 +145,22 @@ impl Templates {
             .ok()
     }
 
+    /// Opens the file of a template's memory.
+    ///
+    /// # Errors
+    /// A message.
+    pub(super) fn open_ram(
+        &self,
+        factory: &VmFactory,
+        spec: &TemplateSpec,
+    ) -> Result<File, String> {
+        let opened = self.store.open(&self.key(factory, spec));
+        let template = opened
+            .map_err(|e| e.to_string())?
+            .ok_or("its template is missing")?;
+        template.ram().try_clone().map_err(|e| e.to_string())
+    }
+
     /// Forgets a template that could not be loaded. The next request opens it again and hashes its files: if they are
     /// damaged, it is removed and built again. Other processes keep using a template that only this one could not
     /// load, for example because of too little memory.
@@ -148,6 +169,13 @@ impl Templates {
 
         if let Err(error) = self.store.distrust(&self.key(factory, spec)) {
             tracing::warn!(%error, "cannot mark a template for a check");
+        }
+    }
+
+    /// Releases the memory of a template if it is on disk. The next use reads it again.
+    pub(crate) fn release(&self, factory: &VmFactory, spec: &TemplateSpec) {
+        if self.has(factory, spec) {
+            self.slots().remove(spec);
         }
     }
 
@@ -183,10 +211,11 @@ impl Templates {
 
         let (store, inputs) = (self.store.clone(), self.inputs(factory, spec));
         let image = factory.image().id().to_string();
+        let ram = snapshot.ram().await?;
         let saving = move || {
             let failed = |error: fumehood_image::Error| error.to_string();
             draft?
-                .finish(inputs, snapshot.ram(), snapshot.state())
+                .finish(inputs, &ram, snapshot.state())
                 .map_err(failed)?;
 
             store
@@ -244,7 +273,7 @@ async fn warm_snapshot(
     }
 
     quiesce(&channel).await?;
-    let snapshot = Snapshot::take(&vm, machine, None).await;
+    let snapshot = Snapshot::take(&vm, machine, None, WithProcess::No).await;
     vm.end().await;
 
     snapshot

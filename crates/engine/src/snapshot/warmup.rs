@@ -64,34 +64,71 @@ pub(crate) async fn clear_free_memory(channel: &Channel, spec: &TemplateSpec) ->
     }
 }
 
-/// Runs a program in the interpreter that waits for the first program.
+/// Runs a program in the interpreter that waits for the first program. The interpreter keeps waiting.
 async fn prepare(
     channel: &Channel,
     language: Language,
     program: String,
     timeout: Duration,
 ) -> Result<(), Error> {
+    let mut exec = Exec::new(language, program);
+    exec.prepare = true;
+    // Exercise the path of requests that set a variable.
+    exec.env_vars = [("PRIMED", "1")].into_iter().collect::<EnvVars>();
+    run_to_success(channel, exec, timeout).await.map(drop)
+}
+
+/// Runs a program as a user does, to its end: it has an interpreter of its own, as each program of a user. Its output must be
+/// [`FIRST_OUTPUT`].
+///
+/// # Errors
+/// Returns [`ErrorKind::Boot`] if it fails; the guest must not be used.
+pub(super) async fn run_first_program(channel: &Channel, language: Language) -> Result<(), Error> {
+    let code = match language {
+        Language::Python => "print(6*7)",
+        Language::Javascript => "console.log(6*7)",
+        Language::Shell => "echo 42",
+    };
+    let output = run_to_success(channel, Exec::new(language, code), PRIMER_TIMEOUT).await?;
+    if output == FIRST_OUTPUT {
+        return Ok(());
+    }
+
+    let output = String::from_utf8_lossy(&output);
+    let message = format!("warming up a VM failed: a program wrote {output:?} instead of 42");
+    Err(Error::new(ErrorKind::Boot, message))
+}
+
+/// The output of the program of [`run_first_program`].
+const FIRST_OUTPUT: &[u8] = b"42\n";
+
+/// Runs a program that must succeed. Returns its standard output.
+async fn run_to_success(
+    channel: &Channel,
+    exec: Exec,
+    timeout: Duration,
+) -> Result<Vec<u8>, Error> {
     let mut operation = channel.start_operation(|op_id, credit| {
-        let mut exec = Exec::new(language, program);
-        exec.op_id = Some(op_id);
-        exec.credit = Some(credit);
-        exec.prepare = true;
-        exec.timeout = Some(i64::try_from(timeout.as_secs()).unwrap_or(i64::MAX));
-        // Exercise the path of requests that set a variable.
-        exec.env_vars = [("PRIMED", "1")].into_iter().collect::<EnvVars>();
-        Request::Exec(exec)
+        Request::Exec(Exec {
+            op_id: Some(op_id),
+            credit: Some(credit),
+            timeout: Some(i64::try_from(timeout.as_secs()).unwrap_or(i64::MAX)),
+            ..exec
+        })
     });
 
-    let mut stderr = Vec::new();
+    let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
     let run = async {
         loop {
             match operation.next().await? {
                 OperationEvent::Output(stream, bytes) => {
-                    if stream == Stream::Stderr {
-                        stderr.extend_from_slice(&bytes);
+                    match stream {
+                        Stream::Stdout => stdout.extend_from_slice(&bytes),
+                        _ => stderr.extend_from_slice(&bytes),
                     }
                     operation.return_credit();
                 }
+                OperationEvent::Started(_) => {}
                 end => return Ok::<_, ChannelError>(end),
             }
         }
@@ -103,10 +140,10 @@ async fn prepare(
     };
 
     let end = tokio::time::timeout(timeout, run).await;
-    match end.map_err(|_| failed("the primer timed out".into()))? {
-        Ok(OperationEvent::Complete(Complete { exit_code: 0, .. })) => Ok(()),
+    match end.map_err(|_| failed("the program timed out".into()))? {
+        Ok(OperationEvent::Complete(Complete { exit_code: 0, .. })) => Ok(stdout),
         Ok(OperationEvent::Complete(complete)) => Err(failed(format!(
-            "the primer ended ({}, exit code {}): {}",
+            "the program ended ({}, exit code {}): {}",
             complete.ended_by,
             complete.exit_code,
             String::from_utf8_lossy(&stderr)

@@ -5,13 +5,14 @@ use std::time::{Duration, Instant};
 use fumehood_image::{Image, ImageFile};
 use fumehood_protocol::{HelloReply, Limits, Refresh};
 use fumehood_qemu::{
-    Append, CommandLine, Initrd, Kernel, LaunchConfig, Launcher, Process, ProcessError, ProcessSpec,
+    Append, CommandLine, DescriptorIdentity, Initrd, Kernel, LaunchConfig, Launcher, Process,
+    ProcessError, ProcessSpec, ProcessStart, SavedProcess,
 };
 use fumehood_sys::host::tsc_khz;
 use tokio::io::AsyncReadExt;
 use tokio::net::UnixStream;
 
-use super::instance::{Monitor, Vm};
+use super::instance::{Monitor, PassedIdentities, Vm};
 use super::layer_disk::Layer;
 use super::machine::{Descriptors, Machine, Shape, kernel_arguments};
 use crate::agent::{
@@ -128,7 +129,7 @@ impl VmFactory {
         // The first byte shows that the first process runs.
         let first = tokio::time::timeout(deadline, sockets.console.read_u8()).await;
         let elapsed = start.elapsed();
-        process.kill().await;
+        process.0.kill().await;
 
         match first {
             Ok(Ok(_)) => Ok(elapsed),
@@ -139,15 +140,14 @@ impl VmFactory {
         }
     }
 
-    /// Starts a QEMU process whose guest waits for a saved state. The process inherits `memories`, and the memory of
-    /// the state must be in one of them.
+    /// Starts a QEMU process whose guest waits for a saved state. The process inherits the state's memory.
     pub(crate) async fn start_waiting(
         &self,
         machine: &Machine,
-        memories: Vec<OwnedFd>,
+        memory: OwnedFd,
     ) -> Result<StartedVm, Error> {
-        let waiting = CommandLine::standby;
-        let (process, sockets) = self.start(machine, waiting, memories).await?;
+        let waiting = CommandLine::waiting;
+        let (process, sockets) = self.start(machine, waiting, vec![memory]).await?;
         Ok(sockets.into_vm(process).await)
     }
 
@@ -156,7 +156,7 @@ impl VmFactory {
         &self,
         machine: &Machine,
         initrd: OwnedFd,
-    ) -> Result<(Process, VmSockets<UnixStream>), Error> {
+    ) -> Result<(StartedProcess, VmSockets<UnixStream>), Error> {
         let kernel = duplicate(self.image.kernel())?;
         let (kernel_fd, initrd_fd) = (kernel.as_raw_fd(), initrd.as_raw_fd());
         let boots = |line: CommandLine| {
@@ -168,48 +168,117 @@ impl VmFactory {
         self.start(machine, boots, vec![kernel, initrd]).await
     }
 
+    /// Continues a QEMU process that was saved as an image. Its guest stands still until the monitor gets `cont`.
+    ///
+    /// # Errors
+    /// Returns [`ErrorKind::Host`].
+    pub(crate) async fn continue_process(
+        &self,
+        machine: &Machine,
+        saved: &SavedProcess,
+    ) -> Result<StartedVm, Error> {
+        let (host, passed) = self.passed(machine)?;
+        let descriptors = passed.into_vec();
+        let identities = PassedIdentities {
+            kept: identities(&descriptors)?,
+            read: Vec::new(),
+        };
+        let spec = ProcessSpec {
+            start: ProcessStart::Continue {
+                saved: saved.clone(),
+                descriptors,
+            },
+            limits: machine.allowance(),
+        };
+
+        let process = self.launcher.start(spec).await.map_err(not_started)?;
+        Ok(host.into_vm((process, identities)).await)
+    }
+
     /// Starts QEMU; returns the host's ends of its sockets. `complete` adds the last part of the command line.
     async fn start(
         &self,
         machine: &Machine,
         complete: impl FnOnce(CommandLine) -> CommandLine,
         mut inherit: Vec<OwnedFd>,
-    ) -> Result<(Process, VmSockets<UnixStream>), Error> {
-        let SocketPairs { host, guest } = SocketPairs::new(machine.shape.network).map_err(|e| {
-            Error::new(
-                ErrorKind::Host,
-                format!("cannot create the sockets of a VM: {e}"),
-            )
-        })?;
-
-        let rootfs = duplicate(self.image.rootfs())?;
-        let layer = machine.shape.layer.as_ref().map(Layer::descriptor);
-        let layer = layer.transpose()?;
-
-        // The command line names descriptors by their numbers, which QEMU inherits.
-        let number = |fd: &Option<OwnedFd>| fd.as_ref().map_or(0, AsRawFd::as_raw_fd);
-        let descriptors = Descriptors {
-            rootfs: rootfs.as_raw_fd(),
-            layer: number(&layer),
-            network: number(&guest.network),
-            agent: guest.agent.as_raw_fd(),
-            console: guest.console.as_raw_fd(),
-            monitor: guest.monitor.as_raw_fd(),
+    ) -> Result<(StartedProcess, VmSockets<UnixStream>), Error> {
+        let (host, passed) = self.passed(machine)?;
+        let line = complete(machine.command_line(passed.numbers()));
+        let passed = passed.into_vec();
+        let identities = PassedIdentities {
+            kept: identities(&passed)?,
+            read: identities(&inherit)?,
         };
-
-        let line = complete(machine.command_line(descriptors));
-        inherit.push(rootfs);
-        inherit.extend(layer);
-        inherit.extend(guest.into_fds());
+        inherit.extend(passed);
 
         let spec = ProcessSpec {
-            args: line.into_args(),
-            inherit,
+            start: ProcessStart::Execute {
+                args: line.into_args(),
+                inherit,
+            },
             limits: machine.allowance(),
         };
 
         let process = self.launcher.start(spec).await.map_err(not_started)?;
-        Ok((process, host))
+        Ok(((process, identities), host))
+    }
+
+    /// Creates the descriptors of a VM: the host's ends of its sockets, and what its QEMU gets.
+    fn passed(
+        &self,
+        machine: &Machine,
+    ) -> Result<(VmSockets<UnixStream>, PassedDescriptors), Error> {
+        let SocketPairs { host, guest } = SocketPairs::new(machine.shape.network).map_err(|e| {
+            let message = format!("cannot create the sockets of a VM: {e}");
+            Error::new(ErrorKind::Host, message)
+        })?;
+        let layer = machine.shape.layer.as_ref().map(Layer::descriptor);
+
+        let passed = PassedDescriptors {
+            rootfs: duplicate(self.image.rootfs())?,
+            layer: layer.transpose()?,
+            sockets: guest,
+        };
+        Ok((host, passed))
+    }
+}
+
+/// A QEMU process, and the descriptors that it was passed.
+type StartedProcess = (Process, PassedIdentities);
+
+fn identities(descriptors: &[OwnedFd]) -> Result<Vec<DescriptorIdentity>, Error> {
+    let identities = descriptors.iter().map(DescriptorIdentity::of);
+    identities.collect::<std::io::Result<_>>().map_err(|e| {
+        let message = format!("cannot inspect a descriptor: {e}");
+        Error::new(ErrorKind::Host, message)
+    })
+}
+
+/// The descriptors that each VM of a machine gets anew.
+struct PassedDescriptors {
+    rootfs: OwnedFd,
+    layer: Option<OwnedFd>,
+    sockets: VmSockets<OwnedFd>,
+}
+
+impl PassedDescriptors {
+    /// Returns their numbers, by which the command line names them.
+    fn numbers(&self) -> Descriptors {
+        let number = |fd: &Option<OwnedFd>| fd.as_ref().map_or(0, AsRawFd::as_raw_fd);
+        Descriptors {
+            rootfs: self.rootfs.as_raw_fd(),
+            layer: number(&self.layer),
+            network: number(&self.sockets.network),
+            agent: self.sockets.agent.as_raw_fd(),
+            console: self.sockets.console.as_raw_fd(),
+            monitor: self.sockets.monitor.as_raw_fd(),
+        }
+    }
+
+    /// Returns them in an order that depends only on the machine.
+    fn into_vec(self) -> Vec<OwnedFd> {
+        let disks = [self.rootfs].into_iter().chain(self.layer);
+        disks.chain(self.sockets.into_fds()).collect()
     }
 }
 
@@ -316,10 +385,10 @@ impl VmSockets<OwnedFd> {
 }
 
 impl VmSockets<UnixStream> {
-    async fn into_vm(self, process: Process) -> StartedVm {
+    async fn into_vm(self, (process, passed): StartedProcess) -> StartedVm {
         let monitor = Monitor::open(self.monitor).await;
         StartedVm {
-            vm: Vm::new(process, self.console, monitor),
+            vm: Vm::new(process, passed, self.console, monitor),
             agent: self.agent,
             network: self.network,
         }

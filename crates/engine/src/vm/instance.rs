@@ -1,6 +1,6 @@
 use std::time::Duration;
 
-use fumehood_qemu::{Event as QmpEvent, Process, Qmp, QmpError};
+use fumehood_qemu::{DescriptorIdentity, Event as QmpEvent, Process, Qmp, QmpError};
 use serde_json::json;
 use tokio::net::UnixStream;
 use tokio::sync::mpsc;
@@ -35,10 +35,21 @@ impl Monitor {
     }
 }
 
+/// What QEMU was passed, by which the descriptors of its process are recognized.
+#[derive(Debug, Clone)]
+pub(crate) struct PassedIdentities {
+    /// Disks and sockets, in an order that depends only on the machine.
+    pub(crate) kept: Vec<DescriptorIdentity>,
+    /// What it has read at its start and needs no more: kernel, initial file system, memories.
+    pub(crate) read: Vec<DescriptorIdentity>,
+}
+
 /// A running VM. Dropping it ends it.
 #[derive(Debug)]
 pub(crate) struct Vm {
     process: Process,
+    /// The descriptors that it was passed.
+    passed: PassedIdentities,
     console: Console,
     monitor: Monitor,
     /// Time from the request for the VM until its agent was ready.
@@ -48,10 +59,17 @@ pub(crate) struct Vm {
 }
 
 impl Vm {
-    /// Takes a QEMU process that was started, and the host's ends of its console and monitor.
-    pub(crate) fn new(process: Process, console: UnixStream, monitor: Monitor) -> Self {
+    /// Takes a QEMU process that was started, what it was passed, and the host's ends of its console and
+    /// monitor.
+    pub(crate) fn new(
+        process: Process,
+        passed: PassedIdentities,
+        console: UnixStream,
+        monitor: Monitor,
+    ) -> Self {
         Self {
             process,
+            passed,
             console: Console::drain(console),
             monitor,
             start: Duration::ZERO,
@@ -94,6 +112,11 @@ impl Vm {
     /// Returns the process id of QEMU.
     pub(crate) fn process_id(&self) -> u32 {
         self.process.id()
+    }
+
+    /// Returns the descriptors that QEMU was passed.
+    pub(crate) fn passed(&self) -> &PassedIdentities {
+        &self.passed
     }
 
     /// Ends the VM; returns how long that took.

@@ -15,7 +15,7 @@ mod lifetime;
 mod machine;
 
 pub(crate) use boot::{StartedVm, VmFactory, handshake_after_boot, handshake_after_restore};
-pub(crate) use instance::Vm;
+pub(crate) use instance::{PassedIdentities, Vm};
 pub(crate) use launcher::launch_config;
 pub use launcher::{LAUNCHER_BIN, install_launcher};
 #[cfg_attr(

@@ -22,6 +22,7 @@ const DIGITS: usize = 64;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum ArtifactKind {
     Template,
+    HotImage,
     Layer,
 }
 
@@ -111,6 +112,7 @@ impl CacheEntry {
                 path,
                 reason,
             },
+            ArtifactKind::HotImage => Error::DamagedHotImage { part, path, reason },
             ArtifactKind::Layer => Error::DamagedLayer {
                 digest: self.name.clone(),
                 part,

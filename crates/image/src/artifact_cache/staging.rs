@@ -78,6 +78,21 @@ impl StagingDir {
         fill: impl FnOnce(&mut File) -> std::io::Result<T>,
     ) -> Result<T, Error> {
         let path = self.path.join(name);
+        self.write_unflushed_file(name, identities, |file| {
+            let filled = fill(file).map_err(Error::io("write", &path))?;
+            file.sync_all().map_err(Error::io("flush", &path))?;
+            Ok(filled)
+        })
+    }
+
+    /// As [`write_file`](Self::write_file), for contents that need not survive a crash of the host.
+    pub(crate) fn write_unflushed_file<T>(
+        &self,
+        name: &str,
+        identities: &mut Identities,
+        fill: impl FnOnce(&mut File) -> Result<T, Error>,
+    ) -> Result<T, Error> {
+        let path = self.path.join(name);
         let mut file = OpenOptions::new()
             .write(true)
             .create_new(true)
@@ -85,8 +100,7 @@ impl StagingDir {
             .open(&path)
             .map_err(Error::io("create", &path))?;
 
-        let filled = fill(&mut file).map_err(Error::io("write", &path))?;
-        file.sync_all().map_err(Error::io("flush", &path))?;
+        let filled = fill(&mut file)?;
         identities.insert(name.to_owned(), Identity::of(&file, &path)?);
 
         Ok(filled)

@@ -138,6 +138,12 @@ pub(super) const CONDITIONAL: &[(Call, Alternatives)] = &[
     (call!(SYS_setsockopt), SETSOCKOPT),
 ];
 
+/// Calls that QEMU needs only while it starts. A process that continues from an image has them no more: no program can be
+/// executed at all.
+pub(super) const STARTUP: &[Call] = calls! {
+    SYS_execve SYS_seccomp SYS_get_mempolicy SYS_set_mempolicy SYS_mbind
+};
+
 /// `ioctl` of `/dev/kvm` and the descriptors that it returns; only where QEMU has that device.
 pub(super) const KVM_IOCTL: &[Condition] = &[number(1).bits(0xff00, 0xae00)];
 
@@ -235,9 +241,14 @@ const ARCH_PRCTL: Alternatives = &[
     &[number(0).at_least(0x5001), number(0).at_most(0x5005)],
 ];
 
+/// Returns the address that the kernel clears when a thread exits.
+const PR_GET_TID_ADDRESS: libc::c_int = 40;
+
 /// Names, the accuracy of timers, broken memory, and QEMU's own filter. Not the death signal, not whether others may
 /// trace this process, not the sharing of equal pages.
 const PRCTL: Alternatives = &[
+    // The owner lets each thread make this call, to save the process as an image.
+    &[number(0).is(bits(PR_GET_TID_ADDRESS))],
     &[number(0).is(bits(libc::PR_SET_NAME))],
     &[number(0).is(bits(libc::PR_GET_NAME))],
     &[number(0).is(bits(libc::PR_SET_VMA))],

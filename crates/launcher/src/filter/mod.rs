@@ -18,9 +18,10 @@ use std::collections::BTreeMap;
 use anyhow::Context;
 use seccompiler::{
     BackendError, BpfProgram, SeccompAction, SeccompFilter, SeccompRule, TargetArch, apply_filter,
+    sock_filter,
 };
 
-use calls::{CONDITIONAL, KVM_IOCTL, UNCONDITIONAL};
+use calls::{CONDITIONAL, KVM_IOCTL, STARTUP, UNCONDITIONAL};
 use condition::Condition;
 
 /// The rules of each call; an empty list allows all arguments.
@@ -50,19 +51,40 @@ fn rule(conditions: &[Condition], pid: u32) -> Result<SeccompRule, BackendError>
     SeccompRule::new(compiled.collect::<Result<_, _>>()?)
 }
 
-fn compile(pid: u32, kvm: bool) -> Result<BpfProgram, BackendError> {
+fn compile(rules: Rules) -> Result<BpfProgram, BackendError> {
     let otherwise = SeccompAction::Errno(libc::ENOSYS.unsigned_abs());
-    let rules = rules(pid, kvm)?;
     let filter = SeccompFilter::new(rules, otherwise, SeccompAction::Allow, TargetArch::x86_64)?;
     filter.try_into()
 }
 
+/// Why a process gets no filter.
+const FAILED: &str = "cannot filter system calls";
+
 /// Applies the filter to this process, irreversibly. `kvm` allows the calls of `/dev/kvm`.
 pub(crate) fn apply(kvm: bool) -> anyhow::Result<()> {
-    const FAILED: &str = "cannot filter system calls";
     // The id that this process has in its own namespace, as its calls name it.
     let pid = std::process::id();
-    apply_filter(&compile(pid, kvm).context(FAILED)?).context(FAILED)
+    let rules = rules(pid, kvm).context(FAILED)?;
+    apply_filter(&compile(rules).context(FAILED)?).context(FAILED)
+}
+
+/// Returns the filter for a process that continues and has started already, as the instructions of a BPF program.
+pub(crate) fn without_startup() -> anyhow::Result<Vec<u8>> {
+    let mut rules = rules(std::process::id(), false).context(FAILED)?;
+    for (_, number) in STARTUP {
+        rules.remove(number);
+    }
+
+    let program = compile(rules).context(FAILED)?;
+    let encode = |instruction: &sock_filter| {
+        let mut bytes = [0; 8];
+        bytes[..2].copy_from_slice(&instruction.code.to_ne_bytes());
+        bytes[2] = instruction.jt;
+        bytes[3] = instruction.jf;
+        bytes[4..].copy_from_slice(&instruction.k.to_ne_bytes());
+        bytes
+    };
+    Ok(program.iter().flat_map(encode).collect())
 }
 
 #[cfg(test)]
@@ -81,7 +103,7 @@ mod tests {
 
     #[test]
     fn the_filter_compiles_and_is_small_enough() {
-        let (without, with) = (compile(1, false).unwrap(), compile(1, true).unwrap());
+        let [without, with] = [false, true].map(|kvm| compile(rules(1, kvm).unwrap()).unwrap());
         assert!(without.len() > UNCONDITIONAL.len());
         assert!((without.len()..4096).contains(&with.len()));
     }

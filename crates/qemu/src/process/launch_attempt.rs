@@ -6,8 +6,8 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use fumehood_launcher::{
-    IsolationLayer, LaunchSpec, LauncherMessage, Limits, MAX_PACKET_BYTES, Namespaces, User,
-    VERSION,
+    ContinueSpec, ExecuteSpec, IsolationLayer, LaunchSpec, LauncherMessage, Limits,
+    MAX_PACKET_BYTES, Namespaces, Program, User, VERSION,
 };
 use fumehood_sys::host::spawn;
 use rustix::io::retry_on_intr;
@@ -19,7 +19,7 @@ use rustix::net::{
 use super::cgroup::Cgroup;
 use super::child::OwnedChild;
 use super::qemu_process::{KeepAlive, Process};
-use super::spec::{LaunchConfig, ProcessError, ProcessSpec};
+use super::spec::{LaunchConfig, ProcessError, ProcessSpec, ProcessStart};
 
 /// How long a launcher may take for its next message. It makes some hundred system calls, which take 2 ms on an
 /// idle machine.
@@ -76,15 +76,16 @@ impl LaunchAttempt<'_> {
     }
 
     fn encode_request(&self, cgroup: Option<&Cgroup>) -> Result<Vec<u8>, LaunchError> {
-        let to_text = |arg: &OsString| arg.to_str().map(str::to_owned);
-        let args = self.spec.args.iter().map(to_text).collect::<Option<_>>();
+        let (files, devices) = match self.spec.start {
+            ProcessStart::Execute { .. } => (self.files.to_vec(), self.config.devices.clone()),
+            // It has opened and mapped everything.
+            ProcessStart::Continue { .. } => (Vec::new(), Vec::new()),
+        };
         let request = LaunchSpec {
             version: VERSION,
-            program: self.config.program.clone(),
-            args: args.ok_or_else(|| failed("an argument of QEMU is not valid UTF-8"))?,
-            inherit: self.spec.inherit.iter().map(AsRawFd::as_raw_fd).collect(),
-            files: self.files.to_vec(),
-            devices: self.config.devices.clone(),
+            program: self.program()?,
+            files,
+            devices,
             namespaces: self.namespaces,
             user: self.user(),
             cgroup: cgroup.map_or(fumehood_launcher::Cgroup::Same, Cgroup::to_launcher),
@@ -106,6 +107,26 @@ impl LaunchAttempt<'_> {
         Ok(packet)
     }
 
+    fn program(&self) -> Result<Program, LaunchError> {
+        let number = AsRawFd::as_raw_fd;
+        match &self.spec.start {
+            ProcessStart::Execute { args, inherit } => {
+                let to_text = |arg: &OsString| arg.to_str().map(str::to_owned);
+                let args = args.iter().map(to_text).collect::<Option<_>>();
+                Ok(Program::Execute(ExecuteSpec {
+                    path: self.config.program.clone(),
+                    args: args.ok_or_else(|| failed("an argument of QEMU is not valid UTF-8"))?,
+                    inherit: inherit.iter().map(number).collect(),
+                }))
+            }
+            ProcessStart::Continue { saved, descriptors } => Ok(Program::Continue(ContinueSpec {
+                image: saved.description().as_raw_fd(),
+                files: saved.file_descriptors().map(number).collect(),
+                descriptors: descriptors.iter().map(number).collect(),
+            })),
+        }
+    }
+
     /// A user namespace contains only one user.
     fn user(&self) -> User {
         match self.namespaces {
@@ -121,11 +142,14 @@ impl LaunchAttempt<'_> {
         set_socket_timeout(&ours, Timeout::Recv, Some(MESSAGE_TIMEOUT))?;
 
         let mut command = Command::new(&self.config.launcher);
-        command.env_clear().current_dir("/").stdin(theirs);
+        // A process that continues from an image registers its own restartable sequences.
+        command
+            .env_clear()
+            .env("GLIBC_TUNABLES", "glibc.pthread.rseq=0");
+        command.current_dir("/").stdin(theirs);
         command.stdout(Stdio::null()).stderr(Stdio::piped());
 
-        let inherit: Vec<_> = self.spec.inherit.iter().collect();
-        let child = spawn(command, &inherit)?;
+        let child = spawn(command, &self.spec.start.inherited())?;
         Ok((LauncherProgram { child }, ours))
     }
 

@@ -5,7 +5,7 @@ use fumehood_launcher::IsolationLayer;
 use tokio::sync::oneshot;
 
 use super::qemu_process::Process;
-use super::spec::{LaunchConfig, ProcessError, ProcessSpec, ResourceLimits};
+use super::spec::{LaunchConfig, ProcessError, ProcessSpec, ProcessStart, ResourceLimits};
 use super::starter::Starter;
 
 /// A request to the thread that forks.
@@ -58,8 +58,10 @@ impl Launcher {
     ) -> Result<Vec<(IsolationLayer, String)>, ProcessError> {
         let mut starter = Starter::new(config);
         let spec = ProcessSpec {
-            args: vec!["--version".into()],
-            inherit: Vec::new(),
+            start: ProcessStart::Execute {
+                args: vec!["--version".into()],
+                inherit: Vec::new(),
+            },
             limits: ResourceLimits {
                 memory_mib: 512,
                 threads: 64,

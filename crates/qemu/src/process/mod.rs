@@ -11,4 +11,4 @@ mod spec;
 
 pub use launcher::Launcher;
 pub use qemu_process::Process;
-pub use spec::{LaunchConfig, ProcessError, ProcessSpec, ResourceLimits};
+pub use spec::{LaunchConfig, ProcessError, ProcessSpec, ProcessStart, ResourceLimits};

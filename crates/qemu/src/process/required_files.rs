@@ -2,8 +2,9 @@ use std::ffi::{CStr, OsStr};
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Command, Output, Stdio};
 
 /// The firmware that our machines load, by the names that QEMU searches.
 const FIRMWARE: [&str; 6] = [
@@ -79,12 +80,26 @@ fn list_libraries(program: &Path, modules: &[PathBuf]) -> io::Result<Vec<PathBuf
         command.env("LD_PRELOAD", paths.join(":"));
     }
     command.stdin(Stdio::null()).stderr(Stdio::null());
-    let output = command.output()?;
 
+    let output = list_to_end(&mut command)?;
     Ok(String::from_utf8_lossy(&output.stdout)
         .lines()
         .filter_map(parse_library)
         .collect())
+}
+
+/// Runs the loader. A list that was cut off would lack libraries: it is made again once if the loader was killed.
+fn list_to_end(command: &mut Command) -> io::Result<Output> {
+    let mut output = command.output()?;
+    if output.status.signal().is_some() {
+        output = command.output()?;
+    }
+
+    if output.status.success() {
+        return Ok(output);
+    }
+    let message = format!("listing its libraries failed: {}", output.status);
+    Err(io::Error::other(message))
 }
 
 /// Returns the dynamic loader that a program names in its header (64-bit ELF). Returns `None` if it names none, or
@@ -163,6 +178,25 @@ mod tests {
         ] {
             assert_eq!(path(other), None, "{other}");
         }
+    }
+
+    #[test]
+    fn a_list_that_was_cut_off_is_made_again_or_rejected() {
+        let shell = |script: &str| {
+            let mut command = Command::new("/bin/sh");
+            command.args(["-c", script]);
+            list_to_end(&mut command)
+        };
+
+        let directory = tempfile::tempdir().unwrap();
+        let mark = directory.path().join("mark");
+        let once = format!(
+            "[ -e {0} ] || {{ echo part; : >{0}; kill -9 $$; }}; echo whole",
+            mark.display()
+        );
+        assert_eq!(shell(&once).unwrap().stdout, b"whole\n");
+        assert!(shell("echo part; kill -9 $$").is_err());
+        assert!(shell("echo part; exit 1").is_err());
     }
 
     #[test]

@@ -5,6 +5,8 @@ use std::path::PathBuf;
 
 use fumehood_launcher::User;
 
+use crate::process_image::SavedProcess;
+
 /// Why a QEMU process could not be started.
 #[derive(Debug, thiserror::Error)]
 pub enum ProcessError {
@@ -50,12 +52,43 @@ pub struct LaunchConfig {
 /// One QEMU process to start.
 #[derive(Debug)]
 pub struct ProcessSpec {
-    /// Its arguments.
-    pub args: Vec<OsString>,
-    /// The descriptors that it inherits under the same numbers. They are closed here after the start.
-    pub inherit: Vec<OwnedFd>,
+    /// How it starts.
+    pub start: ProcessStart,
     /// Its resource limits.
     pub limits: ResourceLimits,
+}
+
+/// How a process starts.
+#[derive(Debug)]
+pub enum ProcessStart {
+    /// By executing the program of the [`LaunchConfig`].
+    Execute {
+        /// Its arguments.
+        args: Vec<OsString>,
+        /// The descriptors that it inherits under the same numbers. They are closed here after the start.
+        inherit: Vec<OwnedFd>,
+    },
+    /// By continuing from an image. It sees no files at all.
+    Continue {
+        /// The image.
+        saved: SavedProcess,
+        /// What is passed anew, in the order of [`ProcessToSave::passed`](crate::ProcessToSave::passed). They are closed here
+        /// after the start.
+        descriptors: Vec<OwnedFd>,
+    },
+}
+
+impl ProcessStart {
+    /// Returns all descriptors that its launcher inherits.
+    pub(super) fn inherited(&self) -> Vec<&OwnedFd> {
+        match self {
+            Self::Execute { inherit, .. } => inherit.iter().collect(),
+            Self::Continue { saved, descriptors } => {
+                let files = saved.file_descriptors().chain([saved.description()]);
+                descriptors.iter().chain(files).collect()
+            }
+        }
+    }
 }
 
 /// The limits of the host's resources that one QEMU may use, enforced by its cgroup.

@@ -1,4 +1,4 @@
-use std::io;
+use std::cell::OnceCell;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -8,7 +8,7 @@ use super::cgroup::Hierarchy;
 use super::launch_attempt::{LaunchAttempt, LaunchError};
 use super::qemu_process::{KeepAlive, Process};
 use super::required_files::required_files;
-use super::spec::{LaunchConfig, ProcessError, ProcessSpec};
+use super::spec::{LaunchConfig, ProcessError, ProcessSpec, ProcessStart};
 
 /// How long the cgroups of killed owners may stay once all of them have been removed.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(10);
@@ -17,7 +17,8 @@ const SWEEP_INTERVAL: Duration = Duration::from_secs(10);
 /// are available.
 pub(super) struct Starter {
     config: LaunchConfig,
-    files: io::Result<Vec<PathBuf>>,
+    /// The files that QEMU needs; found when it is first executed. Processes that continue from an image need none.
+    files: OnceCell<Vec<PathBuf>>,
     namespaces: Namespaces,
     hierarchy: Option<Hierarchy>,
     /// When all cgroups of killed owners were last removed.
@@ -28,7 +29,6 @@ pub(super) struct Starter {
 
 impl Starter {
     pub(super) fn new(config: LaunchConfig) -> Self {
-        let files = required_files(&config.program);
         let namespaces = namespaces_for(config.user);
 
         let mut reasons = Vec::new();
@@ -37,7 +37,7 @@ impl Starter {
             .ok();
         Self {
             config,
-            files,
+            files: OnceCell::new(),
             namespaces,
             hierarchy,
             swept: None,
@@ -94,12 +94,10 @@ impl Starter {
         spec: &ProcessSpec,
         keep_alive: Option<KeepAlive>,
     ) -> Result<Process, LaunchError> {
-        let files = self.files.as_ref().map_err(|source| {
-            LaunchError::Other(ProcessError::Spawn {
-                program: self.config.program.clone(),
-                source: io::Error::new(source.kind(), source.to_string()),
-            })
-        })?;
+        let files = match spec.start {
+            ProcessStart::Execute { .. } => self.files()?,
+            ProcessStart::Continue { .. } => &[],
+        };
 
         let cgroup = self
             .hierarchy
@@ -115,6 +113,21 @@ impl Starter {
             spec,
         };
         attempt.run(cgroup, keep_alive)
+    }
+
+    fn files(&self) -> Result<&[PathBuf], LaunchError> {
+        if let Some(files) = self.files.get() {
+            return Ok(files);
+        }
+
+        // A failure is not kept: the next start tries again.
+        let files = required_files(&self.config.program).map_err(|source| {
+            LaunchError::Other(ProcessError::Spawn {
+                program: self.config.program.clone(),
+                source,
+            })
+        })?;
+        Ok(self.files.get_or_init(|| files))
     }
 
     /// Rejects a process that lacks a required layer.

@@ -12,6 +12,7 @@ mod kvm;
 mod landlock;
 mod memory_file;
 mod mount_restriction;
+mod process_image;
 mod spawn;
 mod tsc;
 
@@ -27,5 +28,10 @@ pub use kvm::{KvmProbe, open_kvm, probe_kvm};
 pub use landlock::{LandlockRuleset, landlock_abi};
 pub use memory_file::{memory_file, seal, sealable_file};
 pub use mount_restriction::{MountRestriction, restrict_mounts};
+pub use process_image::{
+    CONTINUATION_BYTES, CONTINUATION_START, Continuation, DescriptorPlacement, KernelMapping,
+    MemoryLayout, Registers, RestartableSequences, SignalAction, StopError, StoppedProcess,
+    ThreadState, duplicate_inherited, kernel_mappings, place_descriptors, signal_descriptor,
+};
 pub use spawn::{Credentials, can_setuid, close_fds_except, spawn};
 pub use tsc::tsc_khz;

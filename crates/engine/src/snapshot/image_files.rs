@@ -1,0 +1,188 @@
+//! The files of a hot image: the store's own, and those of others that it maps.
+
+use std::collections::HashMap;
+use std::fs::{File, Metadata};
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+
+use fumehood_image::{HotImage, HotImageWriter};
+use fumehood_qemu::{GuestRange, ProcessImage, SavedFile, SavedProcess};
+use serde::{Deserialize, Serialize};
+
+use super::state::Snapshot;
+
+/// The description of an image in the store.
+#[derive(Debug, Serialize, Deserialize)]
+struct Description {
+    process: ProcessImage,
+    guest_memory: GuestRange,
+    /// The files that it maps besides its changed pages, in their order.
+    files: Vec<MappedFile>,
+}
+
+/// A file that an image maps. It must not have changed.
+#[derive(Debug, Serialize, Deserialize)]
+enum MappedFile {
+    /// The memory of the template that it was created from. A template that was built again has other contents.
+    TemplateMemory(FileIdentity),
+    /// A program or library.
+    Library(PathBuf, FileIdentity),
+}
+
+/// What is different after a file was changed or replaced.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct FileIdentity {
+    device: u64,
+    inode: u64,
+    bytes: u64,
+    /// Of the contents, in nanoseconds.
+    modified: i128,
+    /// Of the inode, in nanoseconds.
+    changed: i128,
+}
+
+impl FileIdentity {
+    /// Returns the identity of an open file.
+    ///
+    /// # Errors
+    /// Returns the operating system's error.
+    pub(super) fn of_file(file: &File) -> io::Result<Self> {
+        Ok(Self::of(&file.metadata()?))
+    }
+
+    fn of_path(path: &Path) -> io::Result<Self> {
+        Ok(Self::of(&path.metadata()?))
+    }
+
+    fn of(metadata: &Metadata) -> Self {
+        let time = |seconds: i64, nanoseconds: i64| {
+            i128::from(seconds) * 1_000_000_000 + i128::from(nanoseconds)
+        };
+        Self {
+            device: metadata.dev(),
+            inode: metadata.ino(),
+            bytes: metadata.size(),
+            modified: time(metadata.mtime(), metadata.mtime_nsec()),
+            changed: time(metadata.ctime(), metadata.ctime_nsec()),
+        }
+    }
+}
+
+/// The programs and libraries that images map, which most of them have in common: each is opened once.
+#[derive(Debug, Default)]
+pub(super) struct Libraries(Mutex<HashMap<PathBuf, (FileIdentity, SavedFile)>>);
+
+impl Libraries {
+    /// Opens a library that has not changed since an image was created.
+    fn open(&self, path: PathBuf, recorded: FileIdentity) -> Result<SavedFile, String> {
+        let failed = |e: io::Error| format!("{}: {e}", path.display());
+        if FileIdentity::of_path(&path).map_err(failed)? != recorded {
+            return Err(format!("{} was changed", path.display()));
+        }
+
+        let mut opened = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        match opened.get(&path) {
+            Some((identity, file)) if *identity == recorded => Ok(file.clone()),
+            _ => {
+                let file = SavedFile::open(&path).map_err(failed)?;
+                opened.insert(path, (recorded, file.clone()));
+                Ok(file)
+            }
+        }
+    }
+}
+
+/// Opens everything that an image maps. `open_template` opens the memory of its template.
+///
+/// # Errors
+/// Returns why the image cannot be used.
+pub(super) fn load(
+    stored: HotImage,
+    libraries: &Libraries,
+    open_template: impl Fn() -> Result<File, String>,
+) -> Result<SavedProcess, String> {
+    let text = |e: &dyn std::fmt::Display| e.to_string();
+    let Description {
+        process,
+        guest_memory,
+        files: mapped,
+    } = serde_json::from_slice(&stored.description).map_err(|e| text(&e))?;
+
+    let mut files = vec![SavedFile::new(stored.pages, None).map_err(|e| text(&e))?];
+    for file in mapped {
+        files.push(match file {
+            MappedFile::TemplateMemory(recorded) => {
+                let file = open_template()?;
+                if FileIdentity::of_file(&file).map_err(|e| text(&e))? != recorded {
+                    return Err("its template was built again".into());
+                }
+                SavedFile::new(file, None).map_err(|e| text(&e))?
+            }
+            MappedFile::Library(path, recorded) => libraries.open(path, recorded)?,
+        });
+    }
+    SavedProcess::new(process, guest_memory, files).map_err(|e| text(&e))
+}
+
+/// Writes an image to the store. `template` is the file of the template's memory on disk.
+///
+/// # Errors
+/// Returns why it was not written.
+pub(super) fn save(
+    draft: HotImageWriter,
+    snapshot: &Snapshot,
+    template: FileIdentity,
+) -> Result<(), String> {
+    let text = |e: &dyn std::fmt::Display| e.to_string();
+    let process = snapshot.process().ok_or("it has no process")?;
+    let [pages, others @ ..] = process.files() else {
+        return Err("it has no pages".into());
+    };
+    let mapped = others.iter().map(|file| match file.path.as_deref() {
+        Some(path) => {
+            let identity = FileIdentity::of_path(path)?;
+            Ok(MappedFile::Library(path.to_path_buf(), identity))
+        }
+        None => Ok(MappedFile::TemplateMemory(template)),
+    });
+    let description = Description {
+        process: process.image().clone(),
+        guest_memory: process.guest_memory(),
+        files: mapped.collect::<io::Result<_>>().map_err(|e| text(&e))?,
+    };
+    let description = serde_json::to_vec(&description).map_err(|e| text(&e))?;
+
+    let pages = pages.try_clone().map_err(|e| text(&e))?;
+    draft
+        .finish(&pages, &description)
+        .map(drop)
+        .map_err(|e| text(&e))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_that_was_replaced_or_changed_has_another_identity() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("ram");
+        std::fs::write(&path, "one").unwrap();
+        let first = FileIdentity::of_path(&path).unwrap();
+        assert_eq!(
+            FileIdentity::of_file(&File::open(&path).unwrap()).unwrap(),
+            first
+        );
+
+        let other = directory.path().join("other");
+        std::fs::write(&other, "two").unwrap();
+        std::fs::rename(&other, &path).unwrap();
+        let replaced = FileIdentity::of_path(&path).unwrap();
+        assert_ne!(replaced, first);
+
+        std::fs::write(&path, "three").unwrap();
+        assert_ne!(FileIdentity::of_path(&path).unwrap(), replaced);
+    }
+}
