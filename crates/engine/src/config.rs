@@ -45,7 +45,10 @@ pub struct Config {
     pub builder_memory_mib: u32,
     /// Whether VMs are restored from templates.
     pub templates: TemplateUse,
-    /// VMs that are prepared ahead of requests.
+    /// Whether VMs continue from hot images where these are supported: with software emulation, and if
+    /// [`templates`](Self::templates) are used.
+    pub hot_images: bool,
+    /// What is prepared ahead of requests.
     pub pool: Pool,
 }
 
@@ -54,33 +57,32 @@ pub struct Config {
 pub enum TemplateUse {
     /// VMs are booted.
     Never,
-    /// Existing templates are used: for a program that runs once.
+    /// Existing templates and hot images are used: for a program that runs once.
     Use,
-    /// Existing templates are used, and a missing one is built in the background when it is first requested.
+    /// Existing templates and hot images are used, and missing ones are built in the background when they are first
+    /// requested.
     #[default]
     UseAndBuild,
 }
 
-/// VMs that are prepared ahead of requests, each for one use. All of them have [`memory_mib`](Self::memory_mib) of
-/// memory; requests for another size do not use them.
+/// What an engine prepares ahead of requests for VMs with [`memory_mib`](Self::memory_mib) of memory: with KVM hot VMs, each
+/// for one use; without it the templates and the hot images of the languages, from which VMs are ready as fast.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Pool {
-    /// Number of hot VMs of each language: restored, and a primer has run. The fastest, and some 50 MiB each.
+    /// Number of VMs of each language that can start at once without delay; 0 prepares nothing. With KVM, so many VMs wait,
+    /// restored and after a primer, and take some 50 MiB each. Without it, no VM waits, and the number has no limit.
     pub warm_vms: usize,
-    /// Number of QEMU processes into which any template can be restored: some 35 MiB each.
-    pub standby_processes: usize,
-    /// The languages whose templates are held in memory.
+    /// The languages.
     pub languages: Vec<Language>,
     /// Memory of the guests, in MiB.
     pub memory_mib: u32,
 }
 
 impl Default for Pool {
-    /// Prepares no VMs.
+    /// Prepares nothing.
     fn default() -> Self {
         Self {
             warm_vms: 0,
-            standby_processes: 0,
             languages: Language::ALL.to_vec(),
             memory_mib: DEFAULT_MEMORY_MIB,
         }
@@ -88,9 +90,9 @@ impl Default for Pool {
 }
 
 impl Pool {
-    /// Returns whether any VM is to be prepared.
+    /// Returns whether anything is to be prepared.
     pub(crate) fn is_enabled(&self) -> bool {
-        (self.warm_vms > 0 || self.standby_processes > 0) && !self.languages.is_empty()
+        self.warm_vms > 0 && !self.languages.is_empty()
     }
 }
 
@@ -153,6 +155,7 @@ impl Default for Config {
             package_deadline: Duration::from_secs(900),
             builder_memory_mib: 2048,
             templates: TemplateUse::default(),
+            hot_images: true,
             pool: Pool::default(),
         }
     }

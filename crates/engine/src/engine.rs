@@ -31,8 +31,20 @@ pub struct Engine(Arc<Inner>);
 struct Inner {
     provisioner: Arc<Provisioner>,
     accelerator_reason: String,
-    /// Builds templates and fills the pool; started in the first tokio runtime that uses the engine.
+    /// Builds templates and hot images, and fills the pool; started in the first tokio runtime that uses the engine.
     replenisher: OnceLock<JoinHandle<()>>,
+}
+
+/// The hot images that an engine can use. Returned by [`Engine::hot_images`].
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct HotImageStatus {
+    /// Whether they are used: with software emulation, unless the configuration forbids it.
+    pub are_used: bool,
+    /// How many the store has.
+    pub images: usize,
+    /// Their size on disk, in bytes.
+    pub bytes: u64,
 }
 
 impl Drop for Inner {
@@ -45,7 +57,7 @@ impl Drop for Inner {
 }
 
 impl Engine {
-    /// Finds QEMU and the image, and selects the accelerator. This takes a few milliseconds. VMs are started in the
+    /// Finds QEMU and the image, and selects the accelerator. This takes a few milliseconds. Work begins in the
     /// background if the configuration has a [`Pool`](crate::Pool): call this inside a tokio runtime then.
     ///
     /// # Errors
@@ -67,7 +79,11 @@ impl Engine {
         let factory = VmFactory::new(launch_config, accelerator, image, &config.limits)?;
         let templates = Templates::new(&store, &qemu, &factory)?;
 
-        let hot_images = HotImages::new(&store);
+        // With KVM there is no translated code to save.
+        let are_hot_images_used = config.hot_images
+            && config.templates != TemplateUse::Never
+            && accelerator == Accelerator::Tcg;
+        let hot_images = HotImages::new(&store, are_hot_images_used);
         let provisioner = Provisioner::new(
             config,
             factory,
@@ -142,10 +158,23 @@ impl Engine {
         &self.0.provisioner.config.limits
     }
 
-    /// Returns how many hot VMs and standby processes are ready now.
+    /// Returns how many hot VMs are ready now.
     #[must_use]
     pub fn pool_status(&self) -> PoolStatus {
         self.0.provisioner.pool.status()
+    }
+
+    /// Returns the hot images that the store has.
+    #[must_use]
+    pub fn hot_images(&self) -> HotImageStatus {
+        let hot_images = &self.0.provisioner.hot_images;
+        let listed = hot_images.shelf().list().unwrap_or_default();
+        let usable = listed.iter().filter(|image| image.is_usable);
+        HotImageStatus {
+            are_used: hot_images.are_used(),
+            images: usable.clone().count(),
+            bytes: usable.map(|image| image.bytes).sum(),
+        }
     }
 
     /// Runs one program in a fresh VM. The request is validated at once; the VM is started in the background. Must be

@@ -36,6 +36,7 @@
 #[cfg(feature = "fuzzing")]
 #[doc(hidden)]
 pub mod fuzzing;
+mod missing_image;
 mod sandbox_builder;
 mod engine;
 pub mod doctor;
@@ -55,7 +56,7 @@ mod error;
 
 pub use agent_connection::{AgentConnection, fresh_token};
 pub use config::{Config, Pool, Qemu, TemplateUse};
-pub use engine::Engine;
+pub use engine::{Engine, HotImageStatus};
 pub use error::{Error, ErrorKind, Retry};
 pub use fumehood_gateway::policy;
 pub use fumehood_gateway::{
@@ -67,11 +68,12 @@ pub use fumehood_protocol::{
     ChangeKind, EndedBy, Evidence, FileInfo, FileKind, Language, Limits, ProcessInfo, ProcessKind,
     RunningProgram, SignalName, StreamSummary,
 };
-pub use fumehood_sys::host::{bound_heap, raise_descriptor_limit, trim_heap};
+pub use fumehood_sys::host::{bound_heap, close_fds_except, raise_descriptor_limit, trim_heap};
 pub use host::{
     Accelerator, AcceleratorChoice, Isolation, IsolationLayer, RequiredIsolation,
     check_descriptor_limit,
 };
+pub use missing_image::MissingHotImage;
 pub use network::{Network, NetworkOutcome, PortMapping};
 pub use packages::{InstalledPackage, PackageStep};
 pub use provision::{Capacity, PoolStatus, VmStats};

@@ -8,7 +8,7 @@ use crate::artifact_cache::{ArtifactCache, PruneReport};
 use crate::store::Store;
 
 impl Store {
-    /// Returns the bytes on disk of the work of killed builds of images, templates and layers.
+    /// Returns the bytes on disk of the work of killed builds of images, templates, hot images and layers.
     #[must_use]
     pub fn leftover_bytes(&self) -> u64 {
         let built: u64 = self
@@ -35,14 +35,18 @@ impl Store {
         Ok(report)
     }
 
-    /// Returns whether there is work of killed builds. Three small directories are read.
+    /// Returns whether there is work of killed builds. Four small directories are read.
     #[must_use]
     pub fn has_leftovers(&self) -> bool {
         self.has_abandoned() || self.caches().iter().any(ArtifactCache::has_leftovers)
     }
 
-    fn caches(&self) -> [ArtifactCache; 2] {
-        [self.templates().into_cache(), self.layers().into_cache()]
+    fn caches(&self) -> [ArtifactCache; 3] {
+        [
+            self.templates().into_cache(),
+            self.hot_images().into_cache(),
+            self.layers().into_cache(),
+        ]
     }
 
     /// Removes the work of killed builds on a thread, if there is any. If this process ends first, the next one

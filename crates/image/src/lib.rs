@@ -49,7 +49,10 @@ pub use build::{
     prepare_inputs,
 };
 pub use error::Error;
-pub use hot_image::{HotImage, HotImageWriter, HotImages};
+pub use hot_image::{
+    BuildFailure, BuilderLock, HOT_IMAGE_AGE, HotImage, HotImageSummary, HotImageWriter, HotImages,
+    boot_id,
+};
 pub use layer::{
     LAYERS_BYTES, LayerKey, LayerManifest, LayerSummary, LayerWriter, Layers, StoredLayer,
     StoredPackage,

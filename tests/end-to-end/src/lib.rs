@@ -413,6 +413,12 @@ pub fn engine() -> Engine {
     engine.unwrap_or_else(|e| panic!("{e}"))
 }
 
+/// Returns whether a VM came from the state that was saved for its language: a hot image, or with KVM a template.
+#[must_use]
+pub fn is_restored(source: &str) -> bool {
+    ["hot_image", "template"].contains(&source)
+}
+
 /// Starts a sandbox of this much memory; its VM is restored if there is a template.
 ///
 /// # Panics

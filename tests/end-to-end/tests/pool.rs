@@ -1,24 +1,24 @@
-//! Pools of VMs that are kept ready.
+//! How VMs become ready: by hot images, templates and hot VMs; and that they end with their owner.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader};
 use std::process::{Child, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use fumehood_end_to_end::{DEADLINE, descendants, is_alive, repetitions, send, wait_until};
+use fumehood_end_to_end::unprivileged::copy_store;
+use fumehood_end_to_end::{
+    DEADLINE, descendants, is_alive, is_restored, repetitions, send, wait_until,
+};
+use fumehood_engine::image::Store;
 use fumehood_engine::{
-    Config, EndedBy, Engine, Language, Outcome, Pool, RunRequest, TemplateUse, VmOrigin,
+    Accelerator, Config, EndedBy, Engine, Language, Outcome, Pool, RunRequest, TemplateUse,
+    VmOrigin,
 };
 use rustix::process::Signal;
 
-/// Starts an engine whose templates exist: that of the shell, which serves sandboxes, and those of these languages.
-async fn engine(hot: usize, standby: usize, languages: &[Language]) -> Engine {
-    let pool = Pool {
-        warm_vms: hot,
-        standby_processes: standby,
-        languages: languages.to_vec(),
-        ..Pool::default()
-    };
+/// Starts an engine whose templates and hot images exist: those of the shell, which serves sandboxes, and those of these
+/// languages.
+async fn engine(are_hot_images_used: bool, languages: &[Language]) -> Engine {
     let builder = Engine::start(Config::default()).unwrap();
     for language in [Language::Shell].iter().chain(languages) {
         let memory_mib = RunRequest::DEFAULT_MEMORY_MIB;
@@ -27,27 +27,23 @@ async fn engine(hot: usize, standby: usize, languages: &[Language]) -> Engine {
 
     Engine::start(Config {
         templates: TemplateUse::Use,
-        pool,
+        hot_images: are_hot_images_used,
         ..Config::default()
     })
     .unwrap()
 }
 
-/// The hot VMs and standby processes that are ready.
-fn status(engine: &Engine) -> (usize, usize) {
-    let status = engine.pool_status();
-    (status.warm, status.standby)
-}
-
-async fn wait_until_ready(engine: &Engine, wanted: (usize, usize)) {
+/// Waits until the store of this engine has so many hot images.
+async fn wait_for_images(engine: &Engine, wanted: usize) {
     let start = Instant::now();
-    while status(engine) != wanted {
+    while engine.hot_images().images != wanted {
         assert!(
             start.elapsed() < DEADLINE,
-            "the pool does not fill: {:?}",
-            engine.pool_status()
+            "{:?}, {:?}",
+            engine.hot_images(),
+            engine.vm_stats()
         );
-        tokio::time::sleep(Duration::from_millis(5)).await;
+        tokio::time::sleep(Duration::from_millis(50)).await;
     }
 }
 
@@ -67,48 +63,119 @@ async fn outcome(engine: &Engine, request: RunRequest) -> Outcome {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn requests_use_ready_vms_that_fit() {
-    let engine = engine(1, 1, &[Language::Python]).await;
-    wait_until_ready(&engine, (1, 1)).await;
+async fn requests_use_images_that_fit() {
+    let engine = engine(true, &[Language::Python]).await;
     let python = |code: &str| RunRequest::new(Language::Python, code);
 
-    // Other memory (of which no other test makes a template), another language: neither the hot nor the blank one fits.
+    // Other memory, of which no other test makes a template.
     let memory = "assert 225 < int(open('/proc/meminfo').read().split()[1]) / 1024 < 251";
-    let source = outcome(&engine, python(memory).memory_mib(251))
-        .await
-        .source;
-    assert_eq!(source, VmOrigin::Boot);
-    let raw = RunRequest::new(Language::Shell, "echo hi");
-    assert_eq!(outcome(&engine, raw).await.source, VmOrigin::Template);
-    assert_eq!(status(&engine), (1, 1));
+    let booted = outcome(&engine, python(memory).memory_mib(251)).await;
+    assert_eq!(booted.source, VmOrigin::Boot);
+    let shell = outcome(&engine, RunRequest::new(Language::Shell, "echo hi")).await;
+    assert!(is_restored(shell.source.as_str()), "{shell:?}");
 
-    assert_eq!(
-        outcome(&engine, python("print(1)")).await.source,
-        VmOrigin::Hot
-    );
+    // What one VM changes, the next one does not see.
+    let code = "import os; assert not os.path.exists('/tmp/mark'); open('/tmp/mark', 'w')";
+    for _ in 0..2 {
+        let changed = outcome(&engine, python(code)).await;
+        assert_eq!(changed.source, shell.source);
+    }
 
-    // The next one takes the blank, unless the hot one is there again; all are used once.
-    let next = outcome(
-        &engine,
-        python("import os; assert not os.path.exists('/tmp/mark'); open('/tmp/mark', 'w')"),
-    )
-    .await;
-    assert!(
-        [VmOrigin::Hot, VmOrigin::Standby].contains(&next.source),
-        "{next:?}"
-    );
-    wait_until_ready(&engine, (1, 1)).await;
-    let third = python("import os; assert not os.path.exists('/tmp/mark')");
-    assert_eq!(outcome(&engine, third).await.source, VmOrigin::Hot);
     let counts = engine.vm_stats();
-    assert_eq!((counts.failed_restores, counts.discarded_templates), (0, 0));
-    assert_eq!((counts.boot, counts.template), (1, 1));
+    assert_eq!(
+        (counts.failed_restores, counts.failed_continuations),
+        (0, 0)
+    );
+    assert_eq!((counts.boot, counts.template + counts.hot_image), (1, 3));
+    assert!(engine.missing_hot_images().is_empty());
+}
+
+/// Without a pool, images are created after the first request; with one, before it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn missing_images_are_created_in_the_background() {
+    if self::engine(true, &[]).await.accelerator() != Accelerator::Tcg {
+        return;
+    }
+    let store = copy_store();
+    let engine = |pool| {
+        Engine::start(Config {
+            store: Some(store.path().to_owned()),
+            pool,
+            ..Config::default()
+        })
+        .unwrap()
+    };
+    let request = || RunRequest::new(Language::Shell, "echo hi").memory_mib(200);
+
+    let requested = engine(Pool::default());
+    assert_eq!(outcome(&requested, request()).await.source, VmOrigin::Boot);
+    wait_for_images(&requested, 1).await;
+    let hot = outcome(&requested, request()).await;
+    assert_eq!(hot.source, VmOrigin::HotImage);
+    drop(requested);
+
+    // After a restart of the host, the template exists and the image does not.
+    let images = Store::open(store.path()).unwrap().hot_images();
+    images.remove_all().unwrap();
+    let restarted = engine(Pool::default());
+    let restored = outcome(&restarted, request()).await;
+    assert_eq!(restored.source, VmOrigin::Template);
+    wait_for_images(&restarted, 1).await;
+    drop(restarted);
+
+    let prepared = engine(Pool {
+        warm_vms: 1,
+        languages: vec![Language::Shell],
+        memory_mib: 200,
+    });
+    // With a network card and without one.
+    wait_for_images(&prepared, 2).await;
+    assert_eq!(
+        outcome(&prepared, request()).await.source,
+        VmOrigin::HotImage
+    );
+    let counts = prepared.vm_stats();
+    assert_eq!((counts.hot_image, counts.failed_hot_images), (1, 0));
+    assert_eq!(prepared.pool_status().warm, 0, "a VM waits");
+}
+
+/// With KVM, the pool has hot VMs.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn requests_use_hot_vms_with_kvm() {
+    let languages = vec![Language::Python];
+    if engine(true, &languages).await.accelerator() != Accelerator::Kvm {
+        return;
+    }
+    let pool = Pool {
+        warm_vms: 1,
+        languages,
+        ..Pool::default()
+    };
+    let engine = Engine::start(Config {
+        templates: TemplateUse::Use,
+        pool,
+        ..Config::default()
+    })
+    .unwrap();
+
+    let code = "import os; assert not os.path.exists('/tmp/mark'); open('/tmp/mark', 'w')";
+    for _ in 0..2 {
+        while engine.pool_status().warm != 1 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        let hot = outcome(&engine, RunRequest::new(Language::Python, code)).await;
+        assert_eq!(hot.source, VmOrigin::Hot);
+    }
+    assert_eq!(engine.vm_stats().failed_restores, 0);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_primer_leaves_nothing_behind() {
-    let engine = engine(1, 0, &Language::ALL).await;
-    wait_until_ready(&engine, (3, 0)).await;
+    let engine = engine(true, &Language::ALL).await;
+    let assert_clean = async |language, code: &str| {
+        let outcome = outcome(&engine, RunRequest::new(language, code)).await;
+        assert!(is_restored(outcome.source.as_str()), "{outcome:?}");
+    };
     let python = "
 import os, threading
 assert sorted(k for k in globals() if not k.startswith('__')) == ['os', 'threading'], globals().keys()
@@ -116,38 +183,24 @@ assert __name__ == '__main__' and threading.active_count() == 1
 assert 'PRIMED' not in os.environ, os.environ
 assert os.listdir('/tmp') == [] and sorted(os.listdir()) == ['.local', 'main.py'], os.listdir()
 ";
-    assert_eq!(
-        outcome(&engine, RunRequest::new(Language::Python, python))
-            .await
-            .source,
-        VmOrigin::Hot
-    );
+    assert_clean(Language::Python, python).await;
     let javascript = "
 import { readdirSync } from 'node:fs';
 if (process.env.PRIMED !== undefined || readdirSync('/tmp').length) throw new Error('left behind');
 for (const name of ['fibonacci', 'work', 'Stack']) if (name in globalThis) throw new Error(name);
 ";
-    assert_eq!(
-        outcome(&engine, RunRequest::new(Language::Javascript, javascript))
-            .await
-            .source,
-        VmOrigin::Hot
-    );
+    assert_clean(Language::Javascript, javascript).await;
     let shell = "[[ -z ${PRIMED+x} && -z ${words+x} && $(type -t count) == '' && -z $(ls -A /tmp) && $(ls -A ~ | grep -vx main.sh) == .local ]]";
-    assert_eq!(
-        outcome(&engine, RunRequest::new(Language::Shell, shell))
-            .await
-            .source,
-        VmOrigin::Hot
-    );
+    assert_clean(Language::Shell, shell).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_restore_that_times_out_is_replaced_and_counted() {
     // The template must exist.
-    drop(engine(0, 0, &[]).await);
+    drop(engine(false, &[]).await);
     let engine = Engine::start(Config {
         templates: TemplateUse::Use,
+        hot_images: false,
         restore_deadline: Duration::from_micros(1),
         ..Config::default()
     })
@@ -166,44 +219,50 @@ const LONG_RESTORES: usize = 1000;
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn repeated_restores_all_succeed() {
     let restores = repetitions("FUMEHOOD_RESTORES", RESTORES, LONG_RESTORES);
-    let engine = engine(0, 0, &[]).await;
+    for are_hot_images_used in [false, true] {
+        let engine = engine(are_hot_images_used, &[]).await;
+        for _ in 0..restores {
+            let sandbox = engine.sandbox().memory_mib(512).await.unwrap();
+            assert!(is_restored(sandbox.source().as_str()));
+        }
 
-    for _ in 0..restores {
-        let sandbox = engine.sandbox().memory_mib(512).await.unwrap();
-        assert_eq!(sandbox.source(), VmOrigin::Template);
+        let counts = engine.vm_stats();
+        let restores = u64::try_from(restores).unwrap();
+        assert_eq!(counts.template + counts.hot_image, restores);
+        assert_eq!(
+            (counts.failed_restores, counts.failed_continuations),
+            (0, 0)
+        );
     }
-
-    let counts = engine.vm_stats();
-    let restores = u64::try_from(restores).unwrap();
-    assert_eq!((counts.template, counts.failed_restores), (restores, 0));
 }
 
 /// Ten at once, several times: all succeed.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn concurrent_runs_all_succeed() {
-    let engine = engine(0, 2, &[Language::Python]).await;
-    for _ in 0..3 {
-        let mut runs = tokio::task::JoinSet::new();
-        for n in 0..10 {
-            let engine = engine.clone();
-            runs.spawn(async move {
-                outcome(
-                    &engine,
-                    RunRequest::new(Language::Python, format!("print({n})")),
-                )
-                .await
-            });
+    for are_hot_images_used in [false, true] {
+        let engine = engine(are_hot_images_used, &[Language::Python]).await;
+        for _ in 0..3 {
+            let mut runs = tokio::task::JoinSet::new();
+            for n in 0..10 {
+                let engine = engine.clone();
+                let request = RunRequest::new(Language::Python, format!("print({n})"));
+                runs.spawn(async move { outcome(&engine, request).await });
+            }
+
+            while let Some(done) = runs.join_next().await {
+                assert!(is_restored(done.unwrap().source.as_str()));
+            }
         }
 
-        while let Some(done) = runs.join_next().await {
-            assert!([VmOrigin::Standby, VmOrigin::Template].contains(&done.unwrap().source));
-        }
+        let counts = engine.vm_stats();
+        assert_eq!(
+            (counts.failed_restores, counts.failed_continuations),
+            (0, 0)
+        );
     }
-
-    assert_eq!(engine.vm_stats().failed_restores, 0);
 }
 
-/// Starts a program that keeps a pool, and returns it with its QEMUs.
+/// Starts a program that owns three VMs, and returns it with their QEMUs.
 fn start_owner() -> (Child, BufReader<ChildStdout>, Vec<u32>) {
     let mut child = Command::new(env!("CARGO_BIN_EXE_pool-owner"))
         .stdin(Stdio::piped())
@@ -219,7 +278,7 @@ fn start_owner() -> (Child, BufReader<ChildStdout>, Vec<u32>) {
     (child, lines, qemus)
 }
 
-/// Reads a line of the owner, which ends itself if its pool does not fill.
+/// Reads a line of the owner.
 fn read_line(lines: &mut BufReader<ChildStdout>) -> String {
     let mut line = String::new();
     lines.read_line(&mut line).unwrap();
@@ -227,17 +286,17 @@ fn read_line(lines: &mut BufReader<ChildStdout>) -> String {
 }
 
 #[test]
-fn the_pool_dies_with_its_owner() {
+fn vms_die_with_their_owner() {
     let (mut child, _lines, qemus) = start_owner();
     send(child.id(), Signal::KILL);
     child.wait().unwrap();
-    wait_until("the end of the pool", || {
+    wait_until("the end of the VMs", || {
         !qemus.iter().any(|&pid| is_alive(pid))
     });
 }
 
-/// Moments after a start at which an owner is killed: QEMUs are started, restored, primed, saved then.
-const MOMENTS_MS: [u64; 8] = [0, 15, 40, 70, 110, 170, 260, 400];
+/// Moments after a start at which an owner is killed: QEMUs are started, booted or restored, primed, saved then.
+const MOMENTS_MS: [u64; 10] = [0, 15, 40, 70, 110, 170, 260, 400, 2000, 4000];
 
 /// Kills a program after so long, and waits until the QEMUs that it had are gone.
 fn kill_after(mut child: Child, moment: Duration) {
@@ -258,10 +317,15 @@ fn kill_after(mut child: Child, moment: Duration) {
 }
 
 #[test]
-fn an_owner_killed_while_filling_its_pool_leaves_nothing() {
+fn an_owner_killed_while_it_builds_leaves_nothing() {
+    let store = copy_store();
     for moment in MOMENTS_MS {
         let mut command = Command::new(env!("CARGO_BIN_EXE_pool-owner"));
-        command.stdin(Stdio::piped()).stdout(Stdio::null());
+        command
+            .arg("builds")
+            .env("FUMEHOOD_HOME", store.path())
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null());
         kill_after(command.spawn().unwrap(), Duration::from_millis(moment));
     }
 }
@@ -280,24 +344,4 @@ fn an_owner_killed_while_forking_leaves_nothing() {
         assert_eq!(read_line(&mut lines), "ready");
         kill_after(child, Duration::from_millis(moment));
     }
-}
-
-/// VMs that died in the pool are not handed out.
-#[test]
-fn dead_pooled_vms_are_not_used() {
-    let (mut child, mut lines, qemus) = start_owner();
-    for &pid in &qemus {
-        send(pid, Signal::KILL);
-    }
-
-    wait_until("the end of the pool", || {
-        !qemus.iter().any(|&pid| is_alive(pid))
-    });
-    child.stdin.take().unwrap().write_all(b"run\n").unwrap();
-    let source = read_line(&mut lines);
-    assert!(
-        ["template", "hot", "standby"].contains(&source.as_str()),
-        "{source}"
-    );
-    assert!(child.wait().unwrap().success());
 }

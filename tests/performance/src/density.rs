@@ -8,7 +8,7 @@ use fumehood_engine::policy::{Document, RuleSpec};
 use fumehood_engine::{Engine, Language, Network, RunRequest, Sandbox};
 use rustix::time::{ClockId, clock_gettime};
 
-use crate::harness::{self, PYTHON, wait_for_pool};
+use crate::harness::{self, PYTHON};
 use crate::programs::HELLO;
 
 /// The number of VMs whose cost is averaged.
@@ -64,56 +64,34 @@ impl ProcessorTime {
     }
 }
 
-/// Returns the memory of a process in MiB: its proportional share, and the same without the guest memory that
-/// it shares with the template.
+/// Returns the memory of a process in MiB: its proportional share, and what only it has.
 fn memory(pid: u32) -> anyhow::Result<(f64, f64)> {
-    let text = std::fs::read_to_string(format!("/proc/{pid}/smaps"))?;
+    let text = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup"))?;
+    let mib = |name: &str| {
+        let line = text.lines().find(|line| line.starts_with(name));
+        let kib = line.and_then(|line| line.split_ascii_whitespace().nth(1));
+        let kib = kib.and_then(|kib| kib.parse::<f64>().ok());
+        Ok::<_, anyhow::Error>(kib.with_context(|| format!("no {name} in {text}"))? / 1024.0)
+    };
 
-    // A line with an address range starts a mapping; the lines after it describe it. Of the template's memory,
-    // only the pages that the guest has changed (`Anonymous`) belong to this process.
-    let (mut all, mut own, mut of_template) = (0.0, 0.0, false);
-
-    for line in text.lines() {
-        let value = || {
-            let kib = line.split_ascii_whitespace().nth(1);
-            kib.and_then(|kib| kib.parse::<f64>().ok()).unwrap_or(0.0) / 1024.0
-        };
-
-        if line.starts_with("Pss:") {
-            all += value();
-            own += if of_template { 0.0 } else { value() };
-        } else if of_template && line.starts_with("Anonymous:") {
-            own += value();
-        } else if line
-            .split_once('-')
-            .is_some_and(|(start, _)| u64::from_str_radix(start, 16).is_ok())
-        {
-            of_template = line.contains("guest-memory");
-        }
-    }
-
-    Ok((all, own))
+    // Pages of files that were not changed are shared with others.
+    Ok((mib("Pss:")?, mib("Anonymous:")?))
 }
 
-/// Measures the memory and the idle processor time of restored and of hot VMs.
+/// Measures the memory and the idle processor time of VMs from templates and from hot images.
 pub(crate) async fn measure(engine: &Engine) -> anyhow::Result<()> {
-    let mut restored = Vec::new();
-    for _ in 0..VMS {
-        restored.push(harness::sandbox(engine, PYTHON).await?);
-    }
-    print_memory("restored", &restored, 22.0)?;
+    let with_templates = harness::engine(false)?;
+    print_memory("restored", &sandboxes(&with_templates).await?, 22.0)?;
 
-    // Hot VMs leave the pool without running anything; then the pool is dropped.
-    let pool = harness::engine(VMS, 0, &[PYTHON])?;
-    wait_for_pool(&pool, (VMS, 0)).await?;
-    let mut hot = Vec::new();
-    for _ in 0..VMS {
-        hot.push(harness::sandbox(&pool, PYTHON).await?);
+    let continued = sandboxes(engine).await?;
+    print_memory("continued", &continued, 4.0)?;
+    print_idle_time("continued VMs", &continued).await?;
+    for sandbox in &continued {
+        let run = sandbox.run(&RunRequest::new(PYTHON, HELLO[0]).timeout_s(120))?;
+        run.outcome().await?;
     }
-    drop(pool);
-    print_memory("hot", &hot, 55.0)?;
-    print_idle_time("hot VMs", &hot).await?;
-    drop(hot);
+    print_memory("continued (after a print)", &continued, 8.0)?;
+    drop(continued);
 
     let document = Document {
         allow: vec![RuleSpec::parse_word("example.com")?],
@@ -127,6 +105,14 @@ pub(crate) async fn measure(engine: &Engine) -> anyhow::Result<()> {
         with_network.push(builder.network(network.clone()).await?);
     }
     print_idle_time("VMs with a network", &with_network).await
+}
+
+async fn sandboxes(engine: &Engine) -> anyhow::Result<Vec<Sandbox>> {
+    let mut sandboxes = Vec::new();
+    for _ in 0..VMS {
+        sandboxes.push(harness::sandbox(engine, PYTHON).await?);
+    }
+    Ok(sandboxes)
 }
 
 /// Prints the processor time of idle VMs. It includes that of this process, which holds the other end of each
@@ -155,7 +141,7 @@ fn print_memory(name: &str, sandboxes: &[Sandbox], target_mib: f64) -> anyhow::R
     }
 
     println!(
-        "memory of a {name} VM, of {}: {own:.1} MiB beyond the shared template (target {target_mib}), {all:.1} MiB with its share of that",
+        "memory of a {name} VM, of {}: {own:.1} MiB of its own (target {target_mib}), {all:.1} MiB with its share of what is shared",
         sandboxes.len()
     );
 
@@ -164,19 +150,17 @@ fn print_memory(name: &str, sandboxes: &[Sandbox], target_mib: f64) -> anyhow::R
 
 /// Prints the number of blocks that the emulator has translated after each step. It is the cost to reduce.
 pub(crate) async fn translated_blocks(engine: &Engine) -> anyhow::Result<()> {
+    let with_templates = harness::engine(false)?;
     for (language, hello) in Language::ALL.into_iter().zip(HELLO) {
-        let sandbox = harness::sandbox(engine, language).await?;
+        let sandbox = harness::sandbox(&with_templates, language).await?;
         let restored = count_blocks(&sandbox).await?;
         let by_hello = blocks_of_program(&sandbox, language, hello).await?;
 
-        let pool = harness::engine(1, 0, &[language])?;
-        wait_for_pool(&pool, (1, 0)).await?;
-        let hot = harness::sandbox(&pool, language).await?;
-        drop(pool);
-        let by_hot_hello = blocks_of_program(&hot, language, hello).await?;
+        let continued = harness::sandbox(engine, language).await?;
+        let by_continued = blocks_of_program(&continued, language, hello).await?;
 
         println!(
-            "translated blocks, {language}: restored and refreshed {restored}, hello to its end {by_hello} more; hello in a hot VM {by_hot_hello}"
+            "translated blocks, {language}: restored and refreshed {restored}, hello to its end {by_hello} more; hello in a VM from a hot image {by_continued}"
         );
     }
     Ok(())

@@ -3,50 +3,18 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
-use fumehood_engine::{
-    Config, Engine, Event, Language, Outcome, Pool, RunRequest, Sandbox, TemplateUse,
-};
+use fumehood_engine::{Config, Engine, Event, Language, Outcome, RunRequest, Sandbox, TemplateUse};
 
 /// The language of measurements that use only one.
 pub(crate) const PYTHON: Language = Language::Python;
-/// The time to fill a pool.
-const POOL_TIMEOUT: Duration = Duration::from_secs(60);
-/// The time in which a VM that was just started finishes its remaining work.
-const SETTLE_TIME: Duration = Duration::from_millis(30);
 
-/// Starts an engine with this many hot VMs of these languages, and this many standby processes.
-pub(crate) fn engine(hot: usize, standby: usize, languages: &[Language]) -> anyhow::Result<Engine> {
-    let pool = Pool {
-        warm_vms: hot,
-        standby_processes: standby,
-        languages: languages.to_vec(),
-        ..Pool::default()
-    };
-
+/// Starts an engine that uses existing templates, and hot images or not.
+pub(crate) fn engine(are_hot_images_used: bool) -> anyhow::Result<Engine> {
     Ok(Engine::start(Config {
         templates: TemplateUse::Use,
-        pool,
+        hot_images: are_hot_images_used,
         ..Config::default()
     })?)
-}
-
-/// Waits until the pool holds this many hot VMs and standby processes.
-pub(crate) async fn wait_for_pool(engine: &Engine, size: (usize, usize)) -> anyhow::Result<()> {
-    let start = Instant::now();
-    loop {
-        let status = engine.pool_status();
-        if (status.warm, status.standby) == size {
-            break;
-        }
-        ensure!(
-            start.elapsed() < POOL_TIMEOUT,
-            "the pool was not filled in time"
-        );
-        tokio::time::sleep(Duration::from_millis(2)).await;
-    }
-
-    tokio::time::sleep(SETTLE_TIME).await;
-    Ok(())
 }
 
 /// Starts a sandbox of the default memory size.

@@ -46,14 +46,14 @@ fn main() -> anyhow::Result<()> {
         .enable_all()
         .build()?;
     runtime.block_on(async {
-        let engine = harness::engine(0, 0, &[])?;
+        let engine = harness::engine(true)?;
         println!(
             "accelerator {} ({}); {rounds} rounds",
             engine.accelerator(),
             engine.accelerator_reason()
         );
 
-        // Building a template must not be part of a measurement.
+        // Building a template or a hot image must not be part of a measurement.
         for language in Language::ALL {
             engine
                 .build_template(language, RunRequest::DEFAULT_MEMORY_MIB)

@@ -12,7 +12,7 @@ use crate::{density, network, packages, sessions, starts};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Part {
     Restores,
-    Hot,
+    Images,
     Kept,
     Sessions,
     Network,
@@ -35,7 +35,7 @@ impl Part {
     /// All parts in the order in which they run. `parts.txt` lists their names for `cargo xtask bench`.
     const ALL: [Self; 11] = [
         Self::Restores,
-        Self::Hot,
+        Self::Images,
         Self::Kept,
         Self::Sessions,
         Self::Network,
@@ -50,7 +50,7 @@ impl Part {
     fn name(self) -> &'static str {
         match self {
             Self::Restores => "restores",
-            Self::Hot => "hot",
+            Self::Images => "images",
             Self::Kept => "kept",
             Self::Sessions => "sessions",
             Self::Network => "network",
@@ -89,8 +89,11 @@ impl Part {
         } = *bench;
 
         let result = match self {
-            Self::Restores => starts::restores(engine, &floor_guest().await?, rounds).await,
-            Self::Hot => starts::hot(rounds).await,
+            Self::Restores => starts::restores(&floor_guest().await?, rounds).await,
+            Self::Images => {
+                let guest = floor_guest().await?;
+                starts::images(engine, program, &guest, rounds).await
+            }
             Self::Kept => sessions::later_execs(engine).await,
             Self::Sessions => sessions::measure(engine, rounds).await,
             Self::Network => network::measure(engine, rounds).await,

@@ -139,11 +139,6 @@ impl FloorSeries {
         Self::new("floor: bare restore, new QEMU", 25.3)
     }
 
-    /// A restore of the smallest guest with a QEMU that was started before.
-    pub(crate) fn waiting_qemu() -> Self {
-        Self::new("floor: bare restore, waiting QEMU", 6.5)
-    }
-
     /// A boot of our kernel to the smallest first process.
     pub(crate) fn bare_boot() -> Self {
         Self::new("floor: bare boot to init", 302.0)

@@ -1,4 +1,4 @@
-//! The start of VMs: from templates, from the pool, by forks and by boots.
+//! The start of VMs: from hot images and templates, by forks and by boots.
 
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -9,81 +9,111 @@ use fumehood_engine::{Engine, Language, VmOrigin};
 use serde_json::Value;
 
 use crate::floor::FloorGuest;
-use crate::harness::{self, PYTHON, exec, run, wait_for_pool};
+use crate::harness::{self, PYTHON, exec, run};
 use crate::programs::{HELLO, TYPICAL};
 use crate::series::{FloorSeries, Series};
 
 /// The first process of the bare boot, as `cargo xtask bench` built it.
 const FLOOR_INIT: &str = "target/x86_64-unknown-linux-gnu/guest/fumehood-floor-init";
 
-/// Measures the first output of VMs restored from a template, with a new and with a waiting QEMU.
-pub(crate) async fn restores(
-    engine: &Engine,
-    guest: &FloorGuest,
-    rounds: u32,
-) -> anyhow::Result<()> {
-    let pooled = harness::engine(0, 1, &Language::ALL)?;
-    let mut floor_new = FloorSeries::new_qemu();
-    let mut floor_waiting = FloorSeries::waiting_qemu();
-    let mut from_new = [
-        Series::with_target("template: python, first byte, new QEMU", 100.0),
+/// How many workers start VMs one after another, as many as the reference machine has cores.
+const WORKERS: u32 = 2;
+/// How many VMs they start for each round.
+const VMS_A_ROUND: u32 = 10;
+
+/// Measures the first output of VMs restored from a template.
+pub(crate) async fn restores(guest: &FloorGuest, rounds: u32) -> anyhow::Result<()> {
+    let engine = harness::engine(false)?;
+    let rows = [
+        Series::with_target("template: python, first byte", 100.0),
         Series::with_target("template: javascript", 100.0),
         Series::with_target("template: shell", 90.0),
     ];
-    let mut from_waiting = [
-        Series::with_target("standby: python, first byte, waiting QEMU", 70.0),
-        Series::new("standby: javascript"),
-        Series::new("standby: shell"),
-    ];
+    first_outputs(&engine, VmOrigin::Template, rows, guest, rounds).await
+}
 
-    // Floors and runs take turns, so that both see the same load.
+/// Measures the first output of VMs that continue from hot images, the whole command, and how many VMs start in a second.
+pub(crate) async fn images(
+    engine: &Engine,
+    program: &Path,
+    guest: &FloorGuest,
+    rounds: u32,
+) -> anyhow::Result<()> {
+    let rows = [
+        Series::with_target("hot image: python, first byte", 12.0),
+        Series::with_target("hot image: javascript", 22.0),
+        Series::with_target("hot image: shell", 12.0),
+    ];
+    first_outputs(engine, VmOrigin::HotImage, rows, guest, rounds).await?;
+
+    let mut floor = FloorSeries::new_qemu();
+    let mut typical = Series::with_target("hot image: python, ten lines that never ran", 40.0);
+    let mut command = Series::with_target("hot image: python, whole command, outside view", 30.0);
+    let mut each = Series::with_target("hot image: fresh VMs in a row, two at once, each", 6.7);
+    for round in 0..rounds {
+        floor.add(guest.restore().await?);
+        let code = TYPICAL[round as usize % TYPICAL.len()];
+        typical.add(run(engine, PYTHON, code).await?.0);
+        command.add(run_command(program, &[], "hot_image")?.1);
+        each.add(run_in_a_row(engine).await?);
+    }
+
+    floor.print();
+    for series in [&typical, &command, &each] {
+        series.print_against(&floor);
+    }
+    println!(
+        "fresh VMs a second: {:.0} (target 150)",
+        1.0 / each.median()
+    );
+    Ok(())
+}
+
+/// Measures the first output of the smallest program of each language. Floors and runs take turns, so that both see the
+/// same load.
+async fn first_outputs(
+    engine: &Engine,
+    source: VmOrigin,
+    mut rows: [Series; 3],
+    guest: &FloorGuest,
+    rounds: u32,
+) -> anyhow::Result<()> {
+    let mut floor = FloorSeries::new_qemu();
     for _ in 0..rounds {
-        let floor = guest.restore().await?;
-        floor_new.add(floor.total);
-        floor_waiting.add(floor.from_waiting);
+        floor.add(guest.restore().await?);
 
         for (at, language) in Language::ALL.into_iter().enumerate() {
             let (first_output, outcome) = run(engine, language, HELLO[at]).await?;
-            ensure!(outcome.source == VmOrigin::Template, "{outcome:?}");
-            from_new[at].add(first_output);
-
-            wait_for_pool(&pooled, (0, 1)).await?;
-            let (first_output, outcome) = run(&pooled, language, HELLO[at]).await?;
-            ensure!(outcome.source == VmOrigin::Standby, "{outcome:?}");
-            from_waiting[at].add(first_output);
+            ensure!(outcome.source == source, "{outcome:?}");
+            rows[at].add(first_output);
         }
     }
 
-    floor_new.print();
-    for series in &from_new {
-        series.print_against(&floor_new);
-    }
-    floor_waiting.print();
-    for series in &from_waiting {
-        series.print_against(&floor_waiting);
+    floor.print();
+    for series in &rows {
+        series.print_against(&floor);
     }
     Ok(())
 }
 
-/// Measures the first output of hot VMs.
-pub(crate) async fn hot(rounds: u32) -> anyhow::Result<()> {
-    let engine = harness::engine(1, 0, &[PYTHON])?;
-    let mut hello = Series::with_target("hot: python hello, first byte", 6.0);
-    let mut typical = Series::with_target("hot: python, ten lines that the primer never ran", 40.0);
-
-    for round in 0..rounds {
-        let typical_code = TYPICAL[round as usize % TYPICAL.len()];
-        for (series, code) in [(&mut hello, HELLO[0]), (&mut typical, typical_code)] {
-            wait_for_pool(&engine, (1, 0)).await?;
-            let (first_output, outcome) = run(&engine, PYTHON, code).await?;
-            ensure!(outcome.source == VmOrigin::Hot, "{outcome:?}");
-            series.add(first_output);
-        }
+/// Starts VMs by several workers, each of them one after another, and runs a program in each to its end. Returns the
+/// time for each VM.
+async fn run_in_a_row(engine: &Engine) -> anyhow::Result<Duration> {
+    let start = Instant::now();
+    let mut workers = tokio::task::JoinSet::new();
+    for _ in 0..WORKERS {
+        let engine = engine.clone();
+        workers.spawn(async move {
+            for _ in 0..VMS_A_ROUND / WORKERS {
+                run(&engine, PYTHON, HELLO[0]).await?;
+            }
+            anyhow::Ok(())
+        });
     }
-
-    hello.print();
-    typical.print();
-    Ok(())
+    while let Some(ended) = workers.join_next().await {
+        ended??;
+    }
+    Ok(start.elapsed() / VMS_A_ROUND)
 }
 
 /// Measures ten concurrent runs.
@@ -95,9 +125,9 @@ pub(crate) async fn concurrent(
     const AT_ONCE: usize = 10;
 
     let mut floor = FloorSeries::new_qemu();
-    let mut series = Series::with_target("template: ten python hellos at once, all done", 700.0);
+    let mut series = Series::with_target("hot image: ten python hellos at once, all done", 130.0);
     for _ in 0..rounds {
-        floor.add(guest.restore().await?.total);
+        floor.add(guest.restore().await?);
 
         let start = Instant::now();
         let mut runs = tokio::task::JoinSet::new();
@@ -122,10 +152,10 @@ pub(crate) async fn forks(engine: &Engine, guest: &FloorGuest, rounds: u32) -> a
     exec(&sandbox, "import json; state = list(range(100000))").await?;
 
     let mut floor = FloorSeries::new_qemu();
-    let mut one = Series::with_target("fork: one child has answered an exec", 200.0);
-    let mut ten = Series::with_target("fork: ten children have answered", 1000.0);
+    let mut one = Series::with_target("fork: one child has answered an exec", 60.0);
+    let mut ten = Series::with_target("fork: ten children have answered", 250.0);
     for round in 0..rounds {
-        floor.add(guest.restore().await?.total);
+        floor.add(guest.restore().await?);
 
         for (series, count) in [(&mut one, 1), (&mut ten, 10)] {
             // Forking ten children is as much work as ten rounds, so it is done less often.
@@ -179,7 +209,7 @@ pub(crate) async fn boots(engine: &Engine, program: &Path, rounds: u32) -> anyho
         python.add(parts.into_iter().sum::<anyhow::Result<Duration>>()?);
 
         // Restored from a template.
-        let (outcome, whole) = run_command(program, &[], "template")?;
+        let (outcome, whole) = run_command(program, &["--hot-images", "off"], "template")?;
         teardown.add(timing(&outcome, "teardown_ms")?);
         command.add(whole);
         overhead.add(run_command_without_qemu(program)?);
@@ -217,6 +247,7 @@ fn run_command(
     let output = Command::new(program)
         .args(["run", "--json", "-l", "python", "-c", HELLO[0]])
         .args(options)
+        .env("FUMEHOOD_NO_SERVER", "1")
         .output()?;
     let duration = start.elapsed();
 

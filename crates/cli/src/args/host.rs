@@ -1,8 +1,10 @@
 //! Options about this machine, which all commands have.
 
+use std::ffi::OsString;
+use std::io;
 use std::path::PathBuf;
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 use fumehood_engine::{AcceleratorChoice, Config, RequiredIsolation};
 
 /// Where the images are, and how VMs are started.
@@ -38,6 +40,22 @@ pub(crate) struct HostArgs {
         global = true
     )]
     require_isolation: RequiredIsolation,
+    /// Whether VMs continue from hot images where these are supported: on or off
+    #[arg(
+        long,
+        env = "FUMEHOOD_HOT_IMAGES",
+        default_value = "on",
+        value_name = "SWITCH",
+        global = true
+    )]
+    hot_images: Switch,
+}
+
+/// The value of an option that is on or off.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Switch {
+    On,
+    Off,
 }
 
 impl HostArgs {
@@ -48,6 +66,28 @@ impl HostArgs {
             && self.qemu.is_none()
             && self.launcher.is_none()
             && self.require_isolation == RequiredIsolation::default()
+            && self.hot_images == Switch::On
+    }
+
+    /// Returns options with which another process of this command uses the same store and the same programs, with software
+    /// emulation, from any directory. It inherits the environment.
+    ///
+    /// # Errors
+    /// The current directory cannot be determined.
+    pub(crate) fn to_arguments(&self) -> io::Result<Vec<OsString>> {
+        let paths = [
+            ("--store", &self.store),
+            ("--qemu", &self.qemu),
+            ("--launcher", &self.launcher),
+        ];
+
+        let mut arguments = vec![OsString::from("--accelerator"), "tcg".into()];
+        for (name, path) in paths {
+            if let Some(path) = path {
+                arguments.extend([name.into(), std::path::absolute(path)?.into_os_string()]);
+            }
+        }
+        Ok(arguments)
     }
 
     /// Returns the engine's configuration with these options.
@@ -58,6 +98,7 @@ impl HostArgs {
             qemu: self.qemu.clone(),
             launcher: self.launcher.clone(),
             require_isolation: self.require_isolation,
+            hot_images: self.hot_images == Switch::On,
             ..Config::default()
         }
     }

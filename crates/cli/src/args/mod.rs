@@ -25,6 +25,6 @@ pub(crate) use server::{
 };
 pub(crate) use sessions::{ReplArgs, ShellArgs};
 pub(crate) use store::{
-    ImageArgs, ImageBuildArgs, ImageCommand, KernelArg, LayerArgs, LayerCommand, PruneArgs,
-    TemplateArgs, TemplateBuildArgs, TemplateCommand,
+    ImageArgs, ImageBuildArgs, ImageCommand, KernelArg, LayerArgs, LayerCommand, MissingImageArgs,
+    PruneArgs, TemplateArgs, TemplateBuildArgs, TemplateCommand,
 };

@@ -28,12 +28,10 @@ pub(crate) struct ServeArgs {
     /// Allow policies of requests with an API key to name private addresses, loopback and metadata services
     #[arg(long)]
     pub(crate) keys_reach_private: bool,
-    /// VMs per language that are kept ready, about 50 MiB each
+    /// Prepare VMs of each language ahead of requests. With KVM, N of them wait, about 50 MiB each; without it, hot images
+    /// are kept up to date instead, and no VM waits
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub(crate) warm_vms: usize,
-    /// QEMU processes that are kept ready for any language, about 35 MiB each
-    #[arg(long, value_name = "N", default_value_t = 0)]
-    pub(crate) standby_processes: usize,
     /// Maximum number of requests that wait for capacity
     #[arg(long, value_name = "N", default_value_t = 64)]
     pub(crate) queue: usize,
@@ -95,7 +93,7 @@ pub(crate) struct McpArgs {
     pub(crate) timeout: MaxTimeoutArgs,
     #[command(flatten)]
     pub(crate) network: McpNetworkArgs,
-    /// VMs per language that are kept ready, about 50 MiB each
+    /// Prepare VMs of each language ahead of requests; see `fumehood serve --help`
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub(crate) warm_vms: usize,
 }

@@ -58,13 +58,16 @@ pub(crate) struct TemplateArgs {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum TemplateCommand {
-    /// Build missing templates of the image
+    /// Build missing templates of the image, and their hot images
     Build(TemplateBuildArgs),
-    /// List the templates in the store
+    /// List the templates and the hot images in the store
     List,
     /// Remove damaged and abandoned templates, those of images that no longer exist, and the least recently used ones
-    /// beyond a limit
+    /// beyond a limit; and hot images that are not used any more
     Prune(PruneArgs),
+    /// Create a hot image that a run has missed
+    #[command(hide = true)]
+    BuildMissing(MissingImageArgs),
 }
 
 #[derive(Debug, Args)]
@@ -81,13 +84,19 @@ pub(crate) struct TemplateBuildArgs {
 }
 
 #[derive(Debug, Args)]
+pub(crate) struct MissingImageArgs {
+    /// What the run has missed, as JSON
+    pub(crate) missing: String,
+}
+
+#[derive(Debug, Args)]
 pub(crate) struct PruneArgs {
     /// Maximum disk space to keep [default: 4096 for templates, 8192 for layers]
     #[arg(long, value_name = "MIB", conflicts_with = "all")]
     keep: Option<u64>,
     /// Remove everything
     #[arg(long)]
-    all: bool,
+    pub(crate) all: bool,
 }
 
 impl PruneArgs {

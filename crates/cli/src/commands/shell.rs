@@ -9,6 +9,7 @@ use rustix::process::Signal;
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::runtime::start_runtime;
+use super::store::missing_images::build_in_background;
 use crate::args::{HostArgs, ShellArgs};
 use crate::exit_code::INTERRUPTED;
 use crate::io::{
@@ -26,10 +27,12 @@ pub(crate) fn run(args: &ShellArgs, host: &HostArgs) -> anyhow::Result<ExitCode>
     };
 
     let runtime = start_runtime()?;
+    let mut used_engine = None;
     let code = runtime.block_on(async {
         let mut interrupts = Interrupts::new()?;
+        let engine = used_engine.insert(Engine::start(config)?);
         let sandbox = tokio::select! {
-            sandbox = create_sandbox(config, args, &uploads) => sandbox?,
+            sandbox = create_sandbox(engine, args, &uploads) => sandbox?,
             _ = interrupts.next() => return Ok(INTERRUPTED),
         };
 
@@ -41,6 +44,9 @@ pub(crate) fn run(args: &ShellArgs, host: &HostArgs) -> anyhow::Result<ExitCode>
 
     // A blocked read of standard input must not keep the process alive.
     runtime.shutdown_background();
+    if let Some(engine) = used_engine {
+        build_in_background(&engine, host);
+    }
     Ok(ExitCode::from(code?))
 }
 
@@ -66,11 +72,11 @@ fn spawn_request(args: &ShellArgs) -> anyhow::Result<SpawnRequest> {
 
 /// Creates a sandbox and copies the files into it.
 async fn create_sandbox(
-    config: Config,
+    engine: &Engine,
     args: &ShellArgs,
     uploads: &[Upload],
 ) -> anyhow::Result<Sandbox> {
-    let mut builder = Engine::start(config)?.sandbox().memory_mib(args.memory);
+    let mut builder = engine.sandbox().memory_mib(args.memory);
     if args.root {
         builder = builder.allow_root();
     }

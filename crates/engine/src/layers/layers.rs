@@ -60,7 +60,6 @@ impl PackageLayers {
         });
         let resolved = self.set.requested_of(installed);
 
-        provisioner.pool_bundle(spec);
         let uses_templates = provisioner.config.templates != TemplateUse::Never;
         if !uses_templates || provisioner.has_template(spec) {
             return Ok(resolved);

@@ -1,8 +1,9 @@
-//! Where VMs come from: admission, the pool of hot VMs and standby processes, templates, boots.
+//! Where VMs come from: admission, hot VMs, hot images, templates, boots.
 //!
 //! What runs in a VM does not matter here.
 
 mod admission;
+mod builds;
 mod counters;
 mod pool;
 mod provisioner;

@@ -8,7 +8,8 @@ use super::provisioner::Provisioner;
 use crate::agent::{Channel, GuestInit, OperationEvent};
 use crate::config::TemplateUse;
 use crate::error::Error;
-use crate::snapshot::{BuildResult, Snapshot, StandbyProcess, TemplateSpec, run_primer};
+use crate::host::Accelerator;
+use crate::snapshot::{BuildResult, TemplateSpec, WaitingProcess, run_primer};
 use crate::vm::{Shape, StartedVm};
 
 /// Interval of the health checks of hot VMs.
@@ -17,8 +18,7 @@ const HEALTH_INTERVAL: Duration = Duration::from_secs(30);
 const HEALTH_TIMEOUT: Duration = Duration::from_secs(5);
 /// Minimum and maximum delay after a failure: what fails once often fails again.
 const RETRY_DELAY: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(30));
-/// How long the program that took a VM has the processors for itself. Its first output comes earlier, also from a
-/// standby process (measured: 63 ms; with a refill at the same time, 66).
+/// How long the program that took a VM, or started from a template, has the processors for itself.
 const HEAD_START: Duration = Duration::from_millis(70);
 /// How long to wait while requests need the processors, or another process builds a template.
 const YIELD: Duration = Duration::from_millis(20);
@@ -33,7 +33,8 @@ enum Progress {
     Blocked,
 }
 
-/// Builds missing templates and keeps the pool full, for as long as the future is polled.
+/// Builds missing templates and hot images, replaces hot images that will be too old soon, and keeps the pool full, for as
+/// long as the future is polled.
 pub(crate) async fn replenish(provisioner: Arc<Provisioner>) {
     let mut delay = RETRY_DELAY.0;
     loop {
@@ -57,105 +58,87 @@ pub(crate) async fn replenish(provisioner: Arc<Provisioner>) {
     }
 }
 
-/// Adds the next missing template, standby process or hot VM.
+/// Adds the next missing template, hot image or hot VM.
 async fn replenish_once(provisioner: &Provisioner) -> Result<Progress, Error> {
-    // Templates that requests are waiting for come first.
-    if let Some(spec) = provisioner.take_missing_template() {
-        return build(provisioner, spec).await;
+    if provisioner.config.templates == TemplateUse::UseAndBuild
+        && let Some(spec) = next_to_build(provisioner)
+    {
+        return build(provisioner, &spec).await;
     }
 
-    let pool = &provisioner.config.pool;
-    if !pool.is_enabled() {
+    // Only with KVM: without it, a VM from a hot image is ready as fast, and none waits.
+    let warm_vms = provisioner.config.pool.warm_vms;
+    if provisioner.accelerator != Accelerator::Kvm || warm_vms == 0 {
         return Ok(Progress::Complete);
     }
-
-    // The pool needs the template of each language.
-    let mut templates = Vec::new();
-    for spec in provisioner.pool_specs() {
-        match provisioner.templates.find(&provisioner.factory, &spec) {
-            Some(snapshot) => templates.push((spec, snapshot)),
-            None if provisioner.config.templates == TemplateUse::UseAndBuild => {
-                return build(provisioner, spec).await;
-            }
-            None => {}
+    for spec in hot_specs(provisioner) {
+        if provisioner.pool.count(&spec) < warm_vms && provisioner.has_template(&spec) {
+            return add_hot(provisioner, spec).await;
         }
     }
-
-    let snapshots: Vec<Snapshot> = templates
-        .iter()
-        .map(|(_, snapshot)| snapshot.clone())
-        .collect();
-    provisioner.pool.retain_usable(&snapshots);
-
-    // Standby processes start faster than hot VMs.
-    let standby = provisioner.pool.status().standby;
-    if standby < pool.standby_processes && !snapshots.is_empty() {
-        return add_standby(provisioner, &snapshots).await;
-    }
-
-    // Package sets have hot VMs and no standby processes: their machines have another disk.
-    for spec in provisioner.bundle_specs() {
-        if let Some(snapshot) = provisioner.templates.find(&provisioner.factory, &spec) {
-            templates.push((spec, snapshot));
-        }
-    }
-    let missing = templates
-        .iter()
-        .find(|(spec, _)| provisioner.pool.hot_count(spec) < pool.warm_vms);
-
-    match missing {
-        Some((spec, snapshot)) if pool.warm_vms > 0 => {
-            add_hot(provisioner, spec.clone(), snapshot).await
-        }
-        _ => Ok(Progress::Complete),
-    }
+    Ok(Progress::Complete)
 }
 
-async fn build(provisioner: &Provisioner, spec: TemplateSpec) -> Result<Progress, Error> {
+/// Returns the next specification whose template or hot image is to be built.
+fn next_to_build(provisioner: &Provisioner) -> Option<TemplateSpec> {
+    // What requests have missed comes first, then what they use.
+    if let Some(spec) = provisioner.take_missing() {
+        return Some(spec);
+    }
+    if let Some(spec) = provisioner.hot_images.due() {
+        return Some(spec);
+    }
+
+    prepared_specs(provisioner).find(|spec| {
+        let lacks_image =
+            || provisioner.hot_images.needs_build(spec) && !provisioner.has_hot_image(spec);
+        !provisioner.has_template(spec) || lacks_image()
+    })
+}
+
+/// Returns the specifications that the pool keeps ready: without KVM also those with a network card, since a VM needs no
+/// memory before it is requested.
+fn prepared_specs(provisioner: &Provisioner) -> impl Iterator<Item = TemplateSpec> {
+    let is_emulated = provisioner.accelerator == Accelerator::Tcg;
+    let with_network = hot_specs(provisioner).filter(move |_| is_emulated);
+    let with_network = with_network.map(|mut spec| {
+        spec.shape.network = true;
+        spec
+    });
+    hot_specs(provisioner).chain(with_network)
+}
+
+/// Returns the specifications of hot VMs.
+fn hot_specs(provisioner: &Provisioner) -> impl Iterator<Item = TemplateSpec> {
+    let pool = &provisioner.config.pool;
+    let languages = pool.languages.iter().filter(|_| pool.is_enabled());
+    languages.map(|&language| TemplateSpec::plain(language, Shape::plain(pool.memory_mib)))
+}
+
+/// Builds the template of a specification if it does not exist, and then its hot image.
+async fn build(provisioner: &Provisioner, spec: &TemplateSpec) -> Result<Progress, Error> {
     let memory_mib = spec.shape.memory_mib;
     let reserved = provisioner.admission.reserve_with_turn(memory_mib, || ());
     let Ok((_reservation, _turn)) = reserved.await else {
         return Ok(Progress::Blocked);
     };
 
-    let deadline = provisioner.config.boot_deadline;
-    let built = provisioner
-        .templates
-        .build(&provisioner.factory, &spec, deadline);
-
-    match built.await? {
-        BuildResult::Saved | BuildResult::Unsaved(_) => Ok(Progress::Worked),
-        BuildResult::Elsewhere => Ok(Progress::Blocked),
-    }
-}
-
-async fn add_standby(provisioner: &Provisioner, snapshots: &[Snapshot]) -> Result<Progress, Error> {
-    let memory_mib = provisioner.config.pool.memory_mib;
-    // The pool must not take what requests need now.
-    let (Some(reservation), Some(_turn)) = (
-        provisioner.admission.try_reserve_spare(memory_mib),
-        provisioner.admission.try_turn(),
-    ) else {
-        return Ok(Progress::Blocked);
-    };
-
-    for snapshot in snapshots {
-        snapshot.ready().await?;
+    let factory = &provisioner.factory;
+    if provisioner.templates.find(factory, spec).is_none() {
+        let deadline = provisioner.config.boot_deadline;
+        let built = provisioner.templates.build(factory, spec, deadline);
+        if let BuildResult::Elsewhere = built.await? {
+            return Ok(Progress::Blocked);
+        }
     }
 
-    let machine = provisioner.factory.machine(Shape::plain(memory_mib));
-    let standby = StandbyProcess::start(&provisioner.factory, machine, snapshots).await?;
-    standby.wait_until_up().await?;
-    provisioner.pool.put_standby(standby, reservation);
-
+    // Its failure is logged, and delays only the next attempt of this specification.
+    let _ = provisioner.build_hot_image(spec).await;
     Ok(Progress::Worked)
 }
 
-async fn add_hot(
-    provisioner: &Provisioner,
-    spec: TemplateSpec,
-    base: &Snapshot,
-) -> Result<Progress, Error> {
+/// Adds a hot VM to the pool.
+async fn add_hot(provisioner: &Provisioner, spec: TemplateSpec) -> Result<Progress, Error> {
     // The pool must not take what requests need now.
     let (Some(reservation), Some(_turn)) = (
         provisioner
@@ -167,33 +150,34 @@ async fn add_hot(
     };
 
     let factory = &provisioner.factory;
-    let bases = std::slice::from_ref(base);
-    let standby = StandbyProcess::start(factory, base.machine().clone(), bases).await?;
+    let Some(base) = provisioner.templates.find(factory, &spec) else {
+        return Ok(Progress::Blocked);
+    };
+    let process = WaitingProcess::start(factory, &base).await?;
     let deadline = provisioner.config.restore_deadline;
-    let restored = standby.restore(base, factory, &GuestInit::NONE, PROTOCOL_VERSION, deadline);
+    let restored = process.restore(&base, factory, &GuestInit::NONE, PROTOCOL_VERSION, deadline);
     let StartedVm { vm, agent, .. } = restored.await?;
 
-    // Translated code is not part of a saved state: the primer runs again.
+    // The interpreter's caches are those of the template, the processor's are not.
     let channel = Channel::new(agent);
     run_primer(&channel, &spec).await?;
     let hot = HotVm {
         vm,
         channel,
         reservation,
-        base: base.clone(),
+        base,
     };
-    provisioner.pool.put_hot(spec, hot);
+    provisioner.pool.put(spec, hot);
 
     Ok(Progress::Worked)
 }
 
 /// Pings every hot VM, and ends those that do not answer.
 async fn health_check(provisioner: &Provisioner) {
-    let specs = provisioner.pool_specs().into_iter();
-    for spec in specs.chain(provisioner.bundle_specs()) {
-        for _ in 0..provisioner.config.pool.warm_vms {
+    for spec in hot_specs(provisioner) {
+        for _ in 0..provisioner.pool.count(&spec) {
             // A VM that is being checked is not in the pool.
-            let Some(hot) = provisioner.pool.take_hot(&spec) else {
+            let Some(hot) = provisioner.pool.take(&spec) else {
                 break;
             };
 
@@ -205,7 +189,7 @@ async fn health_check(provisioner: &Provisioner) {
             };
 
             if let Ok(OperationEvent::Pong) = hot.channel.ask(ping, HEALTH_TIMEOUT).await {
-                provisioner.pool.put_hot(spec.clone(), hot);
+                provisioner.pool.put(spec.clone(), hot);
             }
         }
     }

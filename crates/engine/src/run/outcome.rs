@@ -15,15 +15,13 @@ use crate::packages::InstalledPackage;
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum VmOrigin {
-    /// A VM of the pool that had been restored and had run a primer.
+    /// A VM of the pool that had been restored and had run a primer. Only with KVM.
     Hot,
-    /// A QEMU process of the pool, into which a template was restored for this run.
-    // Records of earlier versions have the old name.
-    #[serde(alias = "blank")]
-    Standby,
     /// A process that continued from a hot image: a QEMU that had run programs and was saved with its guest.
     HotImage,
     /// A QEMU process that was started for this run, and a template restored into it.
+    // In records of earlier versions the process may have waited in a pool.
+    #[serde(alias = "standby", alias = "blank")]
     Template,
     /// A boot for this run.
     Boot,
@@ -38,7 +36,6 @@ impl VmOrigin {
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Hot => "hot",
-            Self::Standby => "standby",
             Self::HotImage => "hot_image",
             Self::Template => "template",
             Self::Boot => "boot",
@@ -192,7 +189,7 @@ mod tests {
             },
             stdout: StreamSummary::default(),
             stderr: StreamSummary::default(),
-            source: VmOrigin::Standby,
+            source: VmOrigin::HotImage,
             accelerator: Accelerator::Tcg,
             isolation: Some(Isolation::Full),
             timing: Timing {
@@ -213,7 +210,7 @@ mod tests {
             "exit_code": 0,
             "ended_by": "exited",
             "evidence": { "cpu_time_us": 12 },
-            "source": "standby",
+            "source": "hot_image",
             "accelerator": "tcg",
             "isolation": "full",
 
@@ -265,8 +262,10 @@ mod tests {
 
     #[test]
     fn names_of_earlier_versions_are_read() {
-        let origin: VmOrigin = serde_json::from_value(json!("blank")).unwrap();
-        assert_eq!(origin, VmOrigin::Standby);
+        for name in ["standby", "blank"] {
+            let origin: VmOrigin = serde_json::from_value(json!(name)).unwrap();
+            assert_eq!(origin, VmOrigin::Template);
+        }
         let retry: crate::Retry = serde_json::from_value(json!("useless")).unwrap();
         assert_eq!(retry, crate::Retry::Never);
     }
@@ -275,7 +274,7 @@ mod tests {
     fn names_in_json_are_those_of_as_str() {
         for origin in [
             VmOrigin::Hot,
-            VmOrigin::Standby,
+            VmOrigin::HotImage,
             VmOrigin::Template,
             VmOrigin::Boot,
             VmOrigin::Checkpoint,

@@ -2,16 +2,15 @@
 
 use std::sync::Arc;
 
-use fumehood_protocol::{PROTOCOL_VERSION, Refresh};
+use fumehood_protocol::Refresh;
 use tokio::task::JoinSet;
 
 use super::checkpoint::Checkpoint;
 use super::sandbox::{Sandbox, SandboxTimeouts};
-use crate::agent::{Channel, GuestInit};
+use crate::agent::GuestInit;
 use crate::error::{Error, ErrorKind};
 use crate::network::ActiveNetwork;
 use crate::provision::Provisioner;
-use crate::run::VmOrigin;
 use crate::snapshot::{Snapshot, WithProcess, quiesce, refresh};
 
 impl Sandbox {
@@ -85,15 +84,7 @@ impl Sandbox {
         checkpoint: &Checkpoint,
         timeouts: SandboxTimeouts,
     ) -> Result<Self, Error> {
-        let snapshot = checkpoint.snapshot();
-        let restored = provisioner.restore(
-            snapshot,
-            &GuestInit::NONE,
-            PROTOCOL_VERSION,
-            VmOrigin::Checkpoint,
-        );
-
-        let acquired = restored.await?.map(Channel::new);
+        let acquired = provisioner.open_checkpoint(checkpoint.snapshot()).await?;
         let sandbox = Self::new(provisioner, acquired, checkpoint.network(), timeouts)?;
         sandbox.record_inherited_programs(checkpoint.running_programs().clone());
 

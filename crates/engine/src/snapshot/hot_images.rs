@@ -1,17 +1,15 @@
 use std::collections::HashMap;
-use std::fs::File;
-use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use fumehood_image::{HotImage, HotImages as Shelf, Store, TemplateKey};
+use fumehood_image::{HOT_IMAGE_AGE, HotImages as Shelf, Store, TemplateKey, boot_id};
 use fumehood_protocol::PROTOCOL_VERSION;
-use fumehood_qemu::{GuestRange, IMAGE_VERSION, ProcessImage, SavedFile, SavedProcess};
-use serde::{Deserialize, Serialize};
+use fumehood_qemu::IMAGE_VERSION;
 
 use super::continuation::continue_guest;
-use super::restore::StandbyProcess;
+use super::image_files::{FileIdentity, load, save};
+use super::image_lifetime::{Attempts, Lifetime};
+use super::restore::WaitingProcess;
 use super::state::{Snapshot, WithProcess};
 use super::template::{BuildResult, Templates};
 use super::template_spec::TemplateSpec;
@@ -20,19 +18,23 @@ use crate::agent::{Channel, GuestInit};
 use crate::error::{Error, ErrorKind};
 use crate::vm::{StartedVm, VmFactory};
 
-/// How long an image is used. Its VMs share the addresses and canaries of their QEMU, so that what one of them learns by
-/// breaking into its QEMU helps against the others for no longer than this.
-const MAX_AGE: Duration = Duration::from_secs(6 * 60 * 60);
-
 /// How long a missing image is not searched for again.
 const MISSING_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Maximum number of images that an engine holds open: each takes some 60 descriptors.
+const MAX_OPEN: usize = 24;
+
+/// Number of programs that run before the state is saved. The interpreter that waits while the first one runs has another
+/// file, `main.2.py`; the one that waits while the second one runs has `main.py` again.
+const FIRST_PROGRAMS: usize = 2;
 
 /// The hot images of one engine: QEMU processes that were saved after they had run programs, with the code that they
 /// translated.
 #[derive(Debug)]
 pub(crate) struct HotImages {
     shelf: Shelf,
-    /// The id of this boot of the host, and the build of its kernel: an image is of use until the next boot.
+    /// The id of this boot of the host, and the build of its kernel: an image is of use until the next boot. None if images
+    /// are not used.
     host: Option<HostBoot>,
     slots: Mutex<HashMap<TemplateSpec, Slot>>,
 }
@@ -43,77 +45,51 @@ struct HostBoot {
     kernel: String,
 }
 
-#[derive(Debug)]
-enum Slot {
-    Ready {
-        snapshot: Snapshot,
-        expires: Instant,
-    },
-    /// There was none at that time.
-    Missing(Instant),
+/// What an engine knows of the image of one specification.
+#[derive(Debug, Default)]
+struct Slot {
+    image: Option<(Snapshot, Lifetime)>,
+    /// When the store had none.
+    missing: Option<Instant>,
+    last_used: Option<Instant>,
+    attempts: Attempts,
 }
 
-/// The description of an image in the store.
-#[derive(Debug, Serialize, Deserialize)]
-struct Description {
-    process: ProcessImage,
-    guest_memory: GuestRange,
-    /// The files that it maps besides its changed pages, in their order.
-    files: Vec<MappedFile>,
-}
+impl Slot {
+    /// Takes the image for one VM.
+    fn take(&mut self, now: Instant) -> Option<Snapshot> {
+        let (snapshot, lifetime) = self.image.as_mut()?;
+        lifetime.count_vm();
+        self.last_used = Some(now);
+        Some(snapshot.clone())
+    }
 
-/// A file that an image maps.
-#[derive(Debug, Serialize, Deserialize)]
-enum MappedFile {
-    /// The memory of the template that it was created from.
-    TemplateMemory,
-    Library(Library),
-}
+    /// Returns whether an image is to be created now.
+    fn needs_build(&self, now: Instant) -> bool {
+        let is_due = self.image.as_ref().is_none_or(|(_, life)| life.is_due(now));
+        is_due && self.attempts.may_start(now)
+    }
 
-/// A program or library that an image maps. It must not have changed.
-#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
-struct Library {
-    path: PathBuf,
-    /// Device, inode, size in bytes, and the times of the last changes of contents and inode in nanoseconds.
-    identity: (u64, u64, u64, i128, i128),
-}
-
-impl Library {
-    fn of(path: &Path) -> std::io::Result<Self> {
-        let metadata = path.metadata()?;
-        let time = |seconds: i64, nanoseconds: i64| {
-            i128::from(seconds) * 1_000_000_000 + i128::from(nanoseconds)
-        };
-        Ok(Self {
-            path: path.to_path_buf(),
-            identity: (
-                metadata.dev(),
-                metadata.ino(),
-                metadata.size(),
-                time(metadata.mtime(), metadata.mtime_nsec()),
-                time(metadata.ctime(), metadata.ctime_nsec()),
-            ),
-        })
+    fn set(&mut self, snapshot: Snapshot, age: Duration, now: Instant) {
+        self.image = Some((snapshot, Lifetime::of_age(age, now)));
+        self.attempts = Attempts::default();
     }
 }
 
 impl HotImages {
-    /// Opens the images of a store.
-    pub(crate) fn new(store: &Store) -> Self {
-        let read = |path: &str| {
-            let text = std::fs::read_to_string(path).ok()?;
-            Some(text.trim().to_string())
-        };
+    /// Opens the images of a store, if they are used at all.
+    pub(crate) fn new(store: &Store, are_used: bool) -> Self {
         let host = || {
+            let kernel = std::fs::read_to_string("/proc/sys/kernel/version").ok()?;
             Some(HostBoot {
-                id: read("/proc/sys/kernel/random/boot_id")?,
-                kernel: read("/proc/sys/kernel/version")?,
+                id: boot_id()?,
+                kernel: kernel.trim().to_owned(),
             })
         };
 
         Self {
             shelf: store.hot_images(),
-            host: host(),
+            host: are_used.then(host).flatten(),
             slots: Mutex::default(),
         }
     }
@@ -135,84 +111,142 @@ impl HotImages {
         Some(TemplateKey::of(&inputs))
     }
 
-    /// Returns the image if there is one. It does not wait for anything.
+    /// Returns the image for one VM, if there is one. It does not wait for anything.
     pub(crate) fn find(
         &self,
         templates: &Templates,
         factory: &VmFactory,
         spec: &TemplateSpec,
     ) -> Option<Snapshot> {
-        let mut slots = self.slots();
-        match slots.get(spec) {
-            Some(Slot::Ready { snapshot, expires }) if Instant::now() < *expires => {
-                return Some(snapshot.clone());
+        self.host.as_ref()?;
+        self.remove_unusable(templates, factory, spec);
+
+        let (mut slots, now) = (self.slots(), Instant::now());
+        let slot = slots.entry(spec.clone()).or_default();
+        if slot.image.is_none() {
+            let is_missing = |since: Instant| since.elapsed() < MISSING_TIMEOUT;
+            if slot.missing.is_some_and(is_missing) {
+                return None;
             }
-            Some(Slot::Missing(since)) if since.elapsed() < MISSING_TIMEOUT => return None,
-            _ => {}
+            match self.open(templates, factory, spec, HOT_IMAGE_AGE) {
+                Some((snapshot, age)) => slot.set(snapshot, age, now),
+                None => slot.missing = Some(now),
+            }
         }
 
-        let key = self.key(templates, factory, spec)?;
-        let opened = self
-            .open(&key, templates, factory, spec)
-            .inspect_err(|error| {
-                tracing::warn!(%error, "opening a hot image failed");
-            });
-        let slot = match opened {
-            Ok(Some(slot)) => slot,
-            Ok(None) | Err(_) => Slot::Missing(Instant::now()),
-        };
-        let found = match &slot {
-            Slot::Ready { snapshot, .. } => Some(snapshot.clone()),
-            Slot::Missing(_) => None,
-        };
-        slots.insert(spec.clone(), slot);
-        found
+        let image = slot.take(now);
+        close_surplus(&mut slots);
+        image
     }
 
-    fn open(
+    /// Stops using an image that is too old, or from which too many VMs were started.
+    fn remove_unusable(&self, templates: &Templates, factory: &VmFactory, spec: &TemplateSpec) {
+        let mut slots = self.slots();
+        let Some(slot) = slots.get_mut(spec) else {
+            return;
+        };
+        let now = Instant::now();
+        let Some((_, lifetime)) = slot.image.take_if(|(_, lifetime)| lifetime.is_over(now)) else {
+            return;
+        };
+        drop(slots);
+
+        // The store removes those that are too old.
+        if lifetime.is_used_up() {
+            let message = "as many VMs were started from it as are allowed";
+            self.discard(templates, factory, spec, message);
+        }
+    }
+
+    /// Returns whether images are used: under software emulation, unless the configuration forbids it.
+    pub(crate) fn are_used(&self) -> bool {
+        self.host.is_some()
+    }
+
+    /// Returns whether an image is to be created now: there is none, or it will be too old soon.
+    pub(crate) fn needs_build(&self, spec: &TemplateSpec) -> bool {
+        let slots = self.slots();
+        let needs = |slot: &Slot| slot.needs_build(Instant::now());
+        self.host.is_some() && slots.get(spec).is_none_or(needs)
+    }
+
+    /// Returns a specification whose image is used, and will be too old soon.
+    pub(crate) fn due(&self) -> Option<TemplateSpec> {
+        let (slots, now) = (self.slots(), Instant::now());
+        let mut used = slots.iter().filter(|(_, slot)| slot.image.is_some());
+        let due = used.find(|(_, slot)| slot.needs_build(now));
+        due.map(|(spec, _)| spec.clone())
+    }
+
+    /// Returns whether this engine has the image of a specification, or the store does.
+    pub(crate) fn has(
         &self,
-        key: &TemplateKey,
         templates: &Templates,
         factory: &VmFactory,
         spec: &TemplateSpec,
-    ) -> Result<Option<Slot>, Error> {
-        let failed = |e: &dyn std::fmt::Display| {
-            Error::new(ErrorKind::Damaged, format!("cannot open a hot image: {e}"))
+    ) -> bool {
+        if let Some(slot) = self.slots().get(spec)
+            && slot.image.is_some()
+        {
+            return true;
+        }
+        let Some(key) = self.key(templates, factory, spec) else {
+            return false;
         };
-        let Some(stored) = self.shelf.open(key, MAX_AGE).map_err(|e| failed(&e))? else {
-            return Ok(None);
-        };
-        let expires = Instant::now() + MAX_AGE.saturating_sub(stored.age());
+        self.shelf.open(&key).is_ok_and(|image| image.is_some())
+    }
+
+    /// Returns the images of the store.
+    pub(crate) fn shelf(&self) -> &Shelf {
+        &self.shelf
+    }
+
+    /// Opens an image of the store that is not older than this. Returns it with its age.
+    fn open(
+        &self,
+        templates: &Templates,
+        factory: &VmFactory,
+        spec: &TemplateSpec,
+        max_age: Duration,
+    ) -> Option<(Snapshot, Duration)> {
+        let key = self.key(templates, factory, spec)?;
+        let opened = self.shelf.open_younger(&key, max_age);
+        let stored = opened
+            .inspect_err(|error| tracing::warn!(%error, "opening a hot image failed"))
+            .ok()??;
+
+        let age = stored.age();
         match load(stored, || templates.open_ram(factory, spec)) {
             Ok(process) => {
                 let machine = factory.machine(spec.shape.clone());
-                let snapshot = Snapshot::hot(machine, process);
-                Ok(Some(Slot::Ready { snapshot, expires }))
+                Some((Snapshot::hot(machine, process), age))
             }
             Err(reason) => {
-                self.shelf.discard(key, &reason);
-                Ok(None)
+                self.shelf.discard(&key, &reason);
+                None
             }
         }
     }
 
-    /// Removes an image from which a VM did not continue.
+    /// Removes an image that must not be used any more.
     pub(crate) fn discard(
         &self,
         templates: &Templates,
         factory: &VmFactory,
         spec: &TemplateSpec,
-        reason: &Error,
+        reason: &str,
     ) {
-        self.slots()
-            .insert(spec.clone(), Slot::Missing(Instant::now()));
+        if let Some(slot) = self.slots().get_mut(spec) {
+            slot.image = None;
+            slot.missing = Some(Instant::now());
+        }
         if let Some(key) = self.key(templates, factory, spec) {
-            self.shelf.discard(&key, &reason.to_string());
+            self.shelf.discard(&key, reason);
         }
     }
 
-    /// Creates an image: restores the template, runs programs, and saves QEMU with the guest. The image counts only after a
-    /// VM has continued from it and run a program.
+    /// Creates an image: restores the template as it is on disk, runs programs, and saves QEMU with the guest. The image counts only after a
+    /// VM has continued from it and run a program. A failure delays the next attempt, and is recorded in the store.
     ///
     /// # Errors
     /// As a restore, and [`ErrorKind::Host`] if this host does not support images.
@@ -221,45 +255,100 @@ impl HotImages {
         templates: &Templates,
         factory: &VmFactory,
         spec: &TemplateSpec,
-        template: &Snapshot,
         deadline: Duration,
     ) -> Result<BuildResult, Error> {
-        let host = self.host.as_ref();
-        let (Some(key), Some(host)) = (self.key(templates, factory, spec), host) else {
-            return Err(Error::new(
-                ErrorKind::Host,
-                "this host does not report its boot",
-            ));
+        let built = self.try_build(templates, factory, spec, deadline);
+        let result = built.await;
+
+        let recorded = match &result {
+            Ok(BuildResult::Saved) => self.shelf.clear_failure(),
+            Ok(BuildResult::Elsewhere) => Ok(()),
+            Ok(BuildResult::Unsaved(why)) => self.shelf.record_failure(why),
+            Err(error) => self.shelf.record_failure(&error.to_string()),
+        };
+        if let Err(error) = recorded {
+            tracing::warn!(%error, "cannot record whether a hot image could be created");
+        }
+        if result.is_err() {
+            self.attempts(spec, |attempts| attempts.fail(Instant::now()));
+        }
+        result
+    }
+
+    async fn try_build(
+        &self,
+        templates: &Templates,
+        factory: &VmFactory,
+        spec: &TemplateSpec,
+        deadline: Duration,
+    ) -> Result<BuildResult, Error> {
+        let Some(key) = self.key(templates, factory, spec) else {
+            let message = "this host does not report its boot";
+            return Err(Error::new(ErrorKind::Host, message));
         };
 
-        // Only one process creates an image.
-        let (shelf, boot) = (self.shelf.clone(), host.id.clone());
-        let started = tokio::task::spawn_blocking(move || shelf.create(&key, &boot, MAX_AGE)).await;
-        let draft = match started.map_err(|e| not_saved(&e))? {
+        // Only one process creates an image. An image that is in use is replaced by a younger one.
+        let (shelf, label, max_age) = (self.shelf.clone(), label(spec), self.max_age(spec));
+        let started = tokio::task::spawn_blocking(move || shelf.create(&key, &label, max_age));
+        let draft = match started.await.map_err(|e| not_saved(&e))? {
             Ok(Some(draft)) => Ok(draft),
-            Ok(None) => return Ok(BuildResult::Elsewhere),
+            Ok(None) => {
+                self.adopt(templates, factory, spec, max_age);
+                return Ok(BuildResult::Elsewhere);
+            }
             Err(error) => Err(error.to_string()),
         };
 
-        let snapshot = hot_snapshot(factory, spec, template, deadline).await?;
+        let (template, file) = load_template(templates, factory, spec)?;
+        let snapshot = hot_snapshot(factory, spec, &template, deadline).await?;
         let snapshot = try_out(factory, spec, &snapshot, deadline).await?;
-        let in_memory = Slot::Ready {
-            snapshot: snapshot.clone(),
-            expires: Instant::now() + MAX_AGE,
-        };
+        self.slots().entry(spec.clone()).or_default().set(
+            snapshot.clone(),
+            Duration::ZERO,
+            Instant::now(),
+        );
 
-        let saving = tokio::task::spawn_blocking(move || save(draft?, &snapshot));
+        let saving = tokio::task::spawn_blocking(move || save(draft?, &snapshot, file));
         Ok(match saving.await.map_err(|e| not_saved(&e))? {
             Ok(()) => {
-                // From now on from disk, whose cache other programs share.
-                self.slots().remove(spec);
+                // From now on its pages are those of the files, which processes share and the host can reclaim.
+                self.adopt(templates, factory, spec, HOT_IMAGE_AGE);
                 BuildResult::Saved
             }
-            Err(why) => {
-                self.slots().insert(spec.clone(), in_memory);
-                BuildResult::Unsaved(why)
-            }
+            Err(why) => BuildResult::Unsaved(why),
         })
+    }
+
+    /// Uses the image of the store if it is not older than this.
+    fn adopt(
+        &self,
+        templates: &Templates,
+        factory: &VmFactory,
+        spec: &TemplateSpec,
+        max_age: Duration,
+    ) {
+        let now = Instant::now();
+        match self.open(templates, factory, spec, max_age) {
+            Some((snapshot, age)) => {
+                let mut slots = self.slots();
+                slots
+                    .entry(spec.clone())
+                    .or_default()
+                    .set(snapshot, age, now);
+            }
+            None => self.attempts(spec, |attempts| attempts.wait_for_other(now)),
+        }
+    }
+
+    /// Returns the age above which an image in the store is replaced by a new one.
+    fn max_age(&self, spec: &TemplateSpec) -> Duration {
+        let (slots, now) = (self.slots(), Instant::now());
+        let image = slots.get(spec).and_then(|slot| slot.image.as_ref());
+        image.map_or(HOT_IMAGE_AGE, |(_, lifetime)| lifetime.age(now) / 2)
+    }
+
+    fn attempts(&self, spec: &TemplateSpec, change: impl FnOnce(&mut Attempts)) {
+        change(&mut self.slots().entry(spec.clone()).or_default().attempts);
     }
 
     fn slots(&self) -> MutexGuard<'_, HashMap<TemplateSpec, Slot>> {
@@ -267,41 +356,60 @@ impl HotImages {
     }
 }
 
-/// Opens everything that an image maps.
-fn load(
-    stored: HotImage,
-    open_template: impl FnOnce() -> Result<File, String>,
-) -> Result<SavedProcess, String> {
-    let text = |e: &dyn std::fmt::Display| e.to_string();
-    let Description {
-        process,
-        guest_memory,
-        files: mapped,
-    } = serde_json::from_slice(&stored.description).map_err(|e| text(&e))?;
-
-    let mut files = vec![SavedFile::new(stored.pages, None).map_err(|e| text(&e))?];
-    let mut open_template = Some(open_template);
-    for file in &mapped {
-        files.push(match file {
-            MappedFile::TemplateMemory => {
-                let open = open_template.take().ok_or("it maps two templates")?;
-                SavedFile::new(open()?, None).map_err(|e| text(&e))?
-            }
-            MappedFile::Library(library) => {
-                let path = &library.path;
-                let current = Library::of(path).map_err(|e| format!("{}: {e}", path.display()))?;
-                if current != *library {
-                    return Err(format!("{} was changed", path.display()));
-                }
-                SavedFile::open(path).map_err(|e| text(&e))?
-            }
-        });
+/// Closes the least recently used images above the limit. VMs that run from them are not affected.
+fn close_surplus(slots: &mut HashMap<TemplateSpec, Slot>) {
+    while slots.len() > MAX_OPEN {
+        let oldest = slots.iter().min_by_key(|(_, slot)| slot.last_used);
+        let Some(spec) = oldest.map(|(spec, _)| spec.clone()) else {
+            return;
+        };
+        slots.remove(&spec);
     }
-    SavedProcess::new(process, guest_memory, files).map_err(|e| text(&e))
+}
+
+/// Returns a description of the guest for people.
+fn label(spec: &TemplateSpec) -> String {
+    let TemplateSpec {
+        language,
+        shape,
+        bundle,
+    } = spec;
+    let packages = match (bundle, &shape.layer) {
+        (Some(bundle), _) => format!(", {}", bundle.name),
+        (None, Some(_)) => ", with packages".to_owned(),
+        (None, None) => String::new(),
+    };
+    let network = if shape.network { " with network" } else { "" };
+    format!(
+        "{language} {} MiB of memory{network}{packages}",
+        shape.memory_mib
+    )
 }
 
 fn not_saved(error: &dyn std::fmt::Display) -> Error {
     Error::new(ErrorKind::Host, format!("cannot save a hot image: {error}"))
+}
+
+/// Loads a template from disk. Returns it with the identity of the file of its memory, which the image will map: another
+/// process may replace the template at any time.
+fn load_template(
+    templates: &Templates,
+    factory: &VmFactory,
+    spec: &TemplateSpec,
+) -> Result<(Snapshot, FileIdentity), Error> {
+    let identity = || {
+        let file = templates.open_ram(factory, spec)?;
+        FileIdentity::of_file(&file).map_err(|e| e.to_string())
+    };
+
+    let before = identity().map_err(|why| not_saved(&why))?;
+    templates.release(factory, spec);
+    let template = templates.find(factory, spec);
+    let after = identity().map_err(|why| not_saved(&why))?;
+    match template {
+        Some(template) if before == after => Ok((template, before)),
+        _ => Err(not_saved(&"its template was replaced")),
+    }
 }
 
 /// Restores a template, runs what first programs need, and saves QEMU with its guest.
@@ -312,9 +420,8 @@ async fn hot_snapshot(
     deadline: Duration,
 ) -> Result<Snapshot, Error> {
     let machine = template.machine().clone();
-    let bases = std::slice::from_ref(template);
-    let standby = StandbyProcess::start(factory, machine.clone(), bases).await?;
-    let restored = standby.restore(
+    let process = WaitingProcess::start(factory, template).await?;
+    let restored = process.restore(
         template,
         factory,
         &GuestInit::NONE,
@@ -336,7 +443,9 @@ async fn hot_snapshot(
     run_primer(&channel, spec).await?;
     take_turn().await?;
     // Its end needs code that no primer needs.
-    run_first_program(&channel, spec.language).await?;
+    for _ in 0..FIRST_PROGRAMS {
+        run_first_program(&channel, spec.language).await?;
+    }
     run_primer(&channel, spec).await?;
     run_primer(&channel, spec).await?;
     take_turn().await?;
@@ -371,29 +480,4 @@ async fn try_out(
         .map_err(|e| not_saved(&e))?;
     vm.end().await;
     Ok(Snapshot::hot(snapshot.machine().clone(), process))
-}
-
-/// Writes an image to the store.
-fn save(draft: fumehood_image::HotImageWriter, snapshot: &Snapshot) -> Result<(), String> {
-    let text = |e: &dyn std::fmt::Display| e.to_string();
-    let process = snapshot.process().ok_or("it has no process")?;
-    let [pages, others @ ..] = process.files() else {
-        return Err("it has no pages".into());
-    };
-    let mapped = others.iter().map(|file| match file.path.as_deref() {
-        Some(path) => Library::of(path).map(MappedFile::Library),
-        None => Ok(MappedFile::TemplateMemory),
-    });
-    let description = Description {
-        process: process.image().clone(),
-        guest_memory: process.guest_memory(),
-        files: mapped.collect::<Result<_, _>>().map_err(|e| text(&e))?,
-    };
-    let description = serde_json::to_vec(&description).map_err(|e| text(&e))?;
-
-    let pages = pages.try_clone().map_err(|e| text(&e))?;
-    draft
-        .finish(&pages, &description)
-        .map(drop)
-        .map_err(|e| text(&e))
 }

@@ -4,6 +4,8 @@
 
 mod continuation;
 mod hot_images;
+mod image_files;
+mod image_lifetime;
 mod restore;
 mod running_programs;
 mod state;
@@ -13,7 +15,7 @@ mod warmup;
 
 pub(crate) use continuation::continue_guest;
 pub(crate) use hot_images::HotImages;
-pub(crate) use restore::StandbyProcess;
+pub(crate) use restore::WaitingProcess;
 pub use running_programs::RunningPrograms;
 pub(crate) use state::{Snapshot, WithProcess};
 pub(crate) use template::{BuildResult, Templates};

@@ -8,74 +8,32 @@ use serde_json::{Value, json};
 use super::state::Snapshot;
 use crate::agent::GuestInit;
 use crate::error::{Error, ErrorKind};
-use crate::vm::{Machine, StartedVm, Vm, VmFactory, handshake_after_boot, handshake_after_restore};
+use crate::vm::{StartedVm, Vm, VmFactory, handshake_after_boot, handshake_after_restore};
 
-/// A QEMU process that waits for the state of a guest. It has inherited the memory of some snapshots, and any one of
-/// them can be restored into it.
+/// A QEMU process that waits for the state of a guest. It has inherited the memory of a snapshot.
 #[derive(Debug)]
-pub(crate) struct StandbyProcess {
+pub(crate) struct WaitingProcess {
     started: StartedVm,
-    machine: Machine,
-    /// The snapshots, and the descriptor of each one's memory in QEMU.
-    memories: Vec<(Snapshot, RawFd)>,
+    /// The descriptor of the snapshot's memory in QEMU.
+    memory: RawFd,
 }
 
-impl StandbyProcess {
-    /// Starts a process for the snapshots of this machine.
+impl WaitingProcess {
+    /// Starts a process for a snapshot.
     ///
     /// # Errors
     /// Returns [`ErrorKind::Host`].
-    pub(crate) async fn start(
-        factory: &VmFactory,
-        machine: Machine,
-        snapshots: &[Snapshot],
-    ) -> Result<Self, Error> {
-        let matching = snapshots.iter().filter(|s| *s.machine() == machine);
-        let (mut memories, mut descriptors) = (Vec::new(), Vec::<OwnedFd>::new());
+    pub(crate) async fn start(factory: &VmFactory, snapshot: &Snapshot) -> Result<Self, Error> {
+        let descriptor = OwnedFd::from(snapshot.ram().await?);
+        let memory = descriptor.as_raw_fd();
+        let started = factory
+            .start_waiting(snapshot.machine(), descriptor)
+            .await?;
 
-        for snapshot in matching {
-            let descriptor = OwnedFd::from(snapshot.ram().await?);
-            memories.push((snapshot.clone(), descriptor.as_raw_fd()));
-            descriptors.push(descriptor);
-        }
-
-        let started = factory.start_waiting(&machine, descriptors).await?;
-
-        Ok(Self {
-            started,
-            machine,
-            memories,
-        })
+        Ok(Self { started, memory })
     }
 
-    /// Returns whether this snapshot can be restored into the process.
-    pub(crate) fn fits(&self, snapshot: &Snapshot) -> bool {
-        self.machine == *snapshot.machine() && self.memory(snapshot).is_some()
-    }
-
-    /// Returns whether QEMU's monitor is connected.
-    pub(crate) fn is_alive(&self) -> bool {
-        self.started.vm.qmp().is_ok_and(Qmp::is_open)
-    }
-
-    /// Waits until QEMU has finished its start.
-    ///
-    /// # Errors
-    /// Returns [`ErrorKind::Boot`].
-    pub(crate) async fn wait_until_up(&self) -> Result<(), Error> {
-        let status = match self.started.vm.qmp() {
-            Ok(qmp) => qmp.execute("query-status", Value::Null).await.map(drop),
-            Err(error) => Err(error),
-        };
-        status.map_err(|e| Error::new(ErrorKind::Boot, format!("QEMU did not start: {e}")))
-    }
-
-    fn memory(&self, snapshot: &Snapshot) -> Option<RawFd> {
-        let known = self.memories.iter().find(|(known, _)| known.is(snapshot));
-        known.map(|(_, fd)| *fd)
-    }
-
-    /// Restores a snapshot, and greets its agent in this version of the protocol.
+    /// Restores the snapshot that it was started for, and greets its agent in this version of the protocol.
     ///
     /// # Errors
     /// Returns [`ErrorKind::Boot`] with a diagnosis, and [`ErrorKind::Damaged`] if the snapshot cannot be read.
@@ -89,18 +47,11 @@ impl StandbyProcess {
     ) -> Result<StartedVm, Error> {
         let start = Instant::now();
         snapshot.ready().await?;
-        let Some(memory) = self.memory(snapshot) else {
-            let message = "this QEMU process has not inherited the memory of the snapshot";
-            return Err(Error::new(ErrorKind::Boot, message));
-        };
 
         // Send the state to QEMU.
-        let Self {
-            started, machine, ..
-        } = self;
-
+        let Self { started, memory } = self;
         let commands = match started.vm.qmp() {
-            Ok(qmp) => send_restore_commands(qmp, &machine, memory, snapshot).await,
+            Ok(qmp) => send_restore_commands(qmp, memory, snapshot).await,
             Err(error) => Err(error),
         };
 
@@ -131,14 +82,13 @@ impl StandbyProcess {
 /// Sends all commands at once; QEMU executes them in order.
 async fn send_restore_commands(
     qmp: &Qmp,
-    machine: &Machine,
     memory: RawFd,
     snapshot: &Snapshot,
 ) -> Result<Vec<Pending>, QmpError> {
     let state = snapshot.state_file().map_err(|_| QmpError::Closed)?;
     // Mapped privately: the guest's writes stay in this QEMU.
     let backend = json!({
-        "qom-type": "memory-backend-file", "id": "mem", "size": machine.memory_bytes(),
+        "qom-type": "memory-backend-file", "id": "mem", "size": snapshot.machine().memory_bytes(),
         "mem-path": format!("/proc/self/fd/{memory}"), "share": false,
     });
 

@@ -125,11 +125,6 @@ impl Snapshot {
         Ok(snapshot)
     }
 
-    /// Returns whether both are clones of one snapshot.
-    pub(crate) fn is(&self, other: &Self) -> bool {
-        Arc::ptr_eq(&self.0, &other.0)
-    }
-
     /// Returns the machine of the guest.
     pub(crate) fn machine(&self) -> &Machine {
         &self.0.machine

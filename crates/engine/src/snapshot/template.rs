@@ -172,6 +172,13 @@ impl Templates {
         }
     }
 
+    /// Releases the memory of a template if it is on disk. The next use reads it again.
+    pub(crate) fn release(&self, factory: &VmFactory, spec: &TemplateSpec) {
+        if self.has(factory, spec) {
+            self.slots().remove(spec);
+        }
+    }
+
     /// Returns whether a template is on disk.
     pub(crate) fn has(&self, factory: &VmFactory, spec: &TemplateSpec) -> bool {
         self.store.has(&self.key(factory, spec))

@@ -140,15 +140,14 @@ impl VmFactory {
         }
     }
 
-    /// Starts a QEMU process whose guest waits for a saved state. The process inherits `memories`, and the memory of
-    /// the state must be in one of them.
+    /// Starts a QEMU process whose guest waits for a saved state. The process inherits the state's memory.
     pub(crate) async fn start_waiting(
         &self,
         machine: &Machine,
-        memories: Vec<OwnedFd>,
+        memory: OwnedFd,
     ) -> Result<StartedVm, Error> {
-        let waiting = CommandLine::standby;
-        let (process, sockets) = self.start(machine, waiting, memories).await?;
+        let waiting = CommandLine::waiting;
+        let (process, sockets) = self.start(machine, waiting, vec![memory]).await?;
         Ok(sockets.into_vm(process).await)
     }
 

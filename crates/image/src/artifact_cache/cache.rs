@@ -175,7 +175,7 @@ impl ArtifactCache {
 
     /// Creates the directory with access only for its owner, since it holds contents of guests' memory and
     /// disks.
-    pub(super) fn create_root(&self) -> Result<(), Error> {
+    pub(crate) fn create_root(&self) -> Result<(), Error> {
         self.store.create_directory(self.store.root())?;
         match private_directory().create(&self.root) {
             Err(e) if e.kind() != ErrorKind::AlreadyExists => {

@@ -16,5 +16,6 @@ mod staging;
 
 pub(crate) use self::cache::ArtifactCache;
 pub(crate) use self::entry::{ArtifactKind, CacheEntry, is_digest};
+pub(crate) use self::lock::Lock;
 pub use self::report::PruneReport;
 pub(crate) use self::staging::StagingDir;

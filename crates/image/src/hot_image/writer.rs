@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::io::Write;
 
-use super::{BOOT, DESCRIPTION, HotImage, PAGES};
+use super::{BOOT, DESCRIPTION, HotImage, LABEL, PAGES, boot_id};
 use crate::Error;
 use crate::artifact_cache::StagingDir;
 use crate::sparse::{MEMORY, copy_sparse, data_bytes};
@@ -18,15 +18,15 @@ const MARGIN: u64 = 2 << 20;
 #[derive(Debug)]
 pub struct HotImageWriter {
     key: TemplateKey,
-    boot: String,
+    label: String,
     staging: StagingDir,
 }
 
 impl HotImageWriter {
-    pub(super) fn new(key: &TemplateKey, boot: &str, staging: StagingDir) -> Self {
+    pub(super) fn new(key: &TemplateKey, label: &str, staging: StagingDir) -> Self {
         Self {
             key: key.clone(),
-            boot: boot.to_owned(),
+            label: label.to_owned(),
             staging,
         }
     }
@@ -52,8 +52,15 @@ impl HotImageWriter {
         self.staging
             .write_unflushed_file(PAGES, &mut identities, copy)?;
 
+        let boot = boot_id().unwrap_or_default();
+        let texts = [
+            (DESCRIPTION, description),
+            (BOOT, boot.as_bytes()),
+            (LABEL, self.label.as_bytes()),
+        ];
+
         let mut others = Identities::new();
-        for (name, contents) in [(DESCRIPTION, description), (BOOT, self.boot.as_bytes())] {
+        for (name, contents) in texts {
             let write = |file: &mut File| {
                 let written = file.write_all(contents);
                 written.map_err(Error::io("write", self.staging.path().join(name)))

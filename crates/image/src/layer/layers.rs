@@ -86,6 +86,20 @@ impl Layers {
         }
     }
 
+    /// Returns the layer with this digest of its file system, if it exists.
+    ///
+    /// # Errors
+    /// As [`find`](Self::find).
+    pub fn find_digest(&self, digest: &str) -> Result<Option<StoredLayer>, Error> {
+        if !is_digest(digest) {
+            return Ok(None);
+        }
+        match self.cache.entry(digest)? {
+            Some(entry) => self.open(&entry),
+            None => Ok(None),
+        }
+    }
+
     /// Loads an entry, recording the use. A damaged or removed entry counts as missing.
     fn open(&self, entry: &CacheEntry) -> Result<Option<StoredLayer>, Error> {
         match StoredLayer::load(entry) {

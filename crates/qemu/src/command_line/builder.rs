@@ -36,10 +36,10 @@ impl CommandLine {
         self
     }
 
-    /// Makes this a standby process: QEMU starts without a machine and waits. The monitor supplies the guest's
+    /// Makes QEMU start without a machine and wait. The monitor supplies the guest's
     /// memory and state later (`object-add`, `qom-set`, `x-exit-preconfig`, `migrate-incoming`).
     #[must_use]
-    pub fn standby(mut self) -> Self {
+    pub fn waiting(mut self) -> Self {
         // The state is saved by `xen-save-devices-state`, which writes no configuration section. The network
         // card does not announce that it has moved, since nothing on its link needs to know.
         let options = [

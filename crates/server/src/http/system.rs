@@ -4,7 +4,7 @@ use axum::extract::{Extension, State};
 use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::IntoResponse;
-use fumehood_engine::Language;
+use fumehood_engine::{Language, VmStats};
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 use utoipa::ToSchema;
@@ -34,6 +34,14 @@ pub(super) struct InfoResponse {
     /// The capacity for VMs.
     #[schema(value_type = Object)]
     capacity: Value,
+    /// How many VMs came from where since the server was started, and what failed; only for operators.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Object>)]
+    vms: Option<Value>,
+    /// The hot images, from which VMs continue without KVM: whether they are used, how many there are, and their size on
+    /// disk in bytes.
+    #[schema(value_type = Object)]
+    hot_images: Value,
 }
 
 /// Get the version, limits and capacity of the server
@@ -41,10 +49,12 @@ pub(super) struct InfoResponse {
 pub(super) async fn info(
     State(service): State<Service>,
     Caller(owner): Caller,
+    Extension(caller): Extension<Identity>,
 ) -> Result<axum::Json<InfoResponse>, ApiError> {
     let engine = service.engine()?;
     let capacity = engine.capacity();
-    let pool = engine.pool_status();
+    let images = engine.hot_images();
+    let vms = caller.is_operator.then(|| vm_counts(engine.vm_stats()));
 
     // The limits of the engine, and those of the server.
     let mut limits: Map<String, Value> = engine
@@ -68,9 +78,21 @@ pub(super) async fn info(
         capacity: json!({
             "total_mib": capacity.total_mib, "free_mib": capacity.free_mib,
             "waiting": capacity.waiting, "queue": capacity.queue_length,
-            "hot": pool.warm, "standby": pool.standby,
+            "hot": engine.pool_status().warm,
+        }),
+        vms,
+        hot_images: json!({
+            "used": images.are_used, "images": images.images, "bytes": images.bytes,
         }),
     }))
+}
+
+fn vm_counts(vms: VmStats) -> Value {
+    json!({
+        "hot": vms.hot, "hot_image": vms.hot_image, "template": vms.template, "boot": vms.boot,
+        "checkpoint": vms.checkpoint, "failed_restores": vms.failed_restores,
+        "failed_continuations": vms.failed_continuations, "failed_hot_images": vms.failed_hot_images,
+    })
 }
 
 /// Check that the process is alive

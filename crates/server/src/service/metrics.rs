@@ -46,14 +46,18 @@ impl Service {
         metrics.set_now("memory_total_mib", capacity.total_mib.into());
         metrics.set_now("waiting", count(capacity.waiting));
         metrics.set_now("hot", count(pool.warm));
-        metrics.set_now("standby", count(pool.standby));
+        let images = engine.hot_images();
+        metrics.set_now("hot_images", count(images.images));
+        metrics.set_now("hot_image_bytes", images.bytes);
 
         metrics.set_vms("hot", vms.hot);
-        metrics.set_vms("standby", vms.standby);
+        metrics.set_vms("hot_image", vms.hot_image);
         metrics.set_vms("template", vms.template);
         metrics.set_vms("boot", vms.boot);
         metrics.set_vms("checkpoint", vms.checkpoint);
         metrics.set_vms("failed_restores", vms.failed_restores);
+        metrics.set_vms("failed_continuations", vms.failed_continuations);
+        metrics.set_vms("failed_hot_images", vms.failed_hot_images);
     }
 }
 

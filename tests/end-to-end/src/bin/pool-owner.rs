@@ -1,46 +1,45 @@
-//! Fills a pool and prints `ready`; then, after a line of input, runs a program and prints where its VM came from. With
-//! the argument `forks`, it prints `ready` and forks a sandbox repeatedly.
+//! Owns VMs until it is killed. With the argument `builds`, it builds a template and its hot images in a store of its own,
+//! which `FUMEHOOD_HOME` names; with `forks`, it prints `ready` and forks a sandbox repeatedly; otherwise it prints `ready`
+//! when it has three VMs, and waits for the end of its input.
 
-use std::time::{Duration, Instant};
+use std::io::Read;
 
-use fumehood_end_to_end::DEADLINE;
 use fumehood_engine::{Config, Engine, Language, Pool, RunRequest, TemplateUse};
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    if std::env::args().nth(1).as_deref() == Some("forks") {
-        return forks().await;
+    match std::env::args().nth(1).as_deref() {
+        Some("builds") => builds(),
+        Some("forks") => forks().await,
+        _ => vms().await,
+    }
+}
+
+async fn vms() -> Result<(), Box<dyn std::error::Error>> {
+    let engine = Engine::start(Config::default())?;
+    let mut sandboxes = Vec::new();
+    for _ in 0..3 {
+        let memory_mib = RunRequest::DEFAULT_MEMORY_MIB;
+        sandboxes.push(engine.sandbox().memory_mib(memory_mib).await?);
     }
 
-    let engine = Engine::start(Config {
+    println!("ready");
+    std::io::stdin().read_to_end(&mut Vec::new())?;
+    Ok(())
+}
+
+fn builds() -> Result<(), Box<dyn std::error::Error>> {
+    let _engine = Engine::start(Config {
         templates: TemplateUse::UseAndBuild,
         pool: Pool {
-            warm_vms: 2,
-            standby_processes: 1,
+            warm_vms: 1,
             languages: vec![Language::Shell],
             ..Pool::default()
         },
         ..Config::default()
     })?;
 
-    let is_full = || {
-        let status = engine.pool_status();
-        (status.warm, status.standby) == (2, 1)
-    };
-    let start = Instant::now();
-    while !is_full() {
-        if start.elapsed() > DEADLINE {
-            return Err(format!("the pool does not fill: {:?}", engine.pool_status()).into());
-        }
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
-
-    println!("ready");
-    std::io::stdin().read_line(&mut String::new())?;
-    let run = engine.run(RunRequest::new(Language::Shell, "echo hi"))?;
-    let outcome = run.outcome().await?;
-    println!("{}", outcome.source.as_str());
-
+    std::io::stdin().read_to_end(&mut Vec::new())?;
     Ok(())
 }
 

@@ -13,6 +13,7 @@ use super::plots::{ImageProtocol, Plots};
 use super::source::{InputSource, SourceEvent};
 use crate::args::{HostArgs, ReplArgs};
 use crate::commands::runtime::start_runtime;
+use crate::commands::store::missing_images::build_in_background;
 use crate::exit_code::{FAILURE, INTERRUPTED};
 use crate::io::{
     CancelGuard, Interrupt, Interrupts, Output, PackageProgress, Terminal, TerminalInput,
@@ -31,10 +32,12 @@ pub(crate) fn run(args: &ReplArgs, host: &HostArgs) -> anyhow::Result<ExitCode> 
     args.packages.configure(&mut config);
 
     let runtime = start_runtime()?;
+    let mut used_engine = None;
     let code = runtime.block_on(async {
         let mut interrupts = Interrupts::new()?;
+        let engine = used_engine.insert(Engine::start(config)?);
         let sandbox = tokio::select! {
-            sandbox = create_sandbox(config, args, &uploads) => sandbox?,
+            sandbox = create_sandbox(engine, args, &uploads) => sandbox?,
             _ = interrupts.next() => return Ok(INTERRUPTED),
         };
 
@@ -46,16 +49,19 @@ pub(crate) fn run(args: &ReplArgs, host: &HostArgs) -> anyhow::Result<ExitCode> 
 
     // A blocked read of standard input must not keep the process alive.
     runtime.shutdown_background();
+    if let Some(engine) = used_engine {
+        build_in_background(&engine, host);
+    }
     Ok(ExitCode::from(code?))
 }
 
 /// Creates a sandbox and copies the files into it.
 async fn create_sandbox(
-    config: Config,
+    engine: &Engine,
     args: &ReplArgs,
     uploads: &[Upload],
 ) -> anyhow::Result<Sandbox> {
-    let mut builder = Engine::start(config)?
+    let mut builder = engine
         .sandbox()
         .language(args.language)
         .memory_mib(args.memory);

@@ -11,6 +11,7 @@ use super::report::{report, report_invalid};
 use super::via_server;
 use crate::args::{HostArgs, RunArgs};
 use crate::commands::runtime::start_runtime;
+use crate::commands::store::missing_images::build_in_background;
 use crate::io::{Interrupts, Output};
 
 pub(crate) fn run(args: &RunArgs, host: &HostArgs) -> anyhow::Result<ExitCode> {
@@ -38,6 +39,7 @@ fn execute(
     };
 
     let runtime = start_runtime()?;
+    let mut local_engine = None;
     let end = runtime.block_on(async {
         let mut interrupts = Interrupts::new()?;
 
@@ -48,7 +50,11 @@ fn execute(
         }
 
         let config = config(args, host);
-        match Engine::start(config).and_then(|engine| engine.run(request)) {
+        let started = Engine::start(config).and_then(|engine| {
+            let engine = local_engine.insert(engine);
+            engine.run(request)
+        });
+        match started {
             Ok(run) => follow(RunBackend::Local(run), args, &mut output, &mut interrupts).await,
             Err(error) => Ok(RunEnd::Failed(error.into())),
         }
@@ -56,7 +62,11 @@ fn execute(
 
     // A blocked write of output or read of standard input must not keep the process alive.
     runtime.shutdown_background();
-    Ok(ExitCode::from(report(end?, &output, args)?))
+    let code = report(end?, &output, args)?;
+    if let Some(engine) = local_engine {
+        build_in_background(&engine, host);
+    }
+    Ok(ExitCode::from(code))
 }
 
 fn config(args: &RunArgs, host: &HostArgs) -> Config {

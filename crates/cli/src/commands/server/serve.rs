@@ -90,7 +90,6 @@ fn config(args: &ServeArgs, host: &HostArgs) -> Config {
     config.limits.timeout_s = args.timeout.seconds;
     config.pool = Pool {
         warm_vms: args.warm_vms,
-        standby_processes: args.standby_processes,
         ..Pool::default()
     };
     config

@@ -73,11 +73,14 @@ fn build_image(store: &Store, args: ImageBuildArgs, host: &HostArgs) -> anyhow::
 
     let directory = report.image.directory().display();
     match report.outcome {
-        BuildOutcome::Built => print_line(&format!("built {directory} in {seconds:.1} s"))?,
+        // Nothing can use the hot images and the templates of the image that this one has replaced.
+        BuildOutcome::Built => {
+            print_line(&format!("built {directory} in {seconds:.1} s"))?;
+            store.hot_images().remove_all()?;
+        }
         BuildOutcome::UpToDate => print_line(&format!("up to date: {directory}"))?,
     }
 
-    // Nothing can use the templates of the image that this one has replaced.
     store.templates().prune_stale(TEMPLATES_BYTES, None)?;
 
     // Build the templates that `fumehood run` uses by default, so that the first run is fast.
@@ -137,9 +140,10 @@ fn find_companion(name: &str, option: &str) -> anyhow::Result<PathBuf> {
 
 fn prune(store: &Store) -> anyhow::Result<ExitCode> {
     let unfinished = store.remove_leftovers()?;
-    let stale = store.templates().prune_stale(TEMPLATES_BYTES, None)?;
+    let mut stale = store.templates().prune_stale(TEMPLATES_BYTES, None)?;
+    stale += store.hot_images().prune()?;
     print_line(&format!(
-        "removed unfinished work of {} MiB and {} templates of {} MiB",
+        "removed unfinished work of {} MiB, and {} templates and hot images of {} MiB",
         unfinished.freed_bytes / MIB,
         stale.removed,
         stale.freed_bytes / MIB

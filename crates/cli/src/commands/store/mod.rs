@@ -2,6 +2,7 @@
 
 pub(crate) mod image;
 pub(crate) mod layer;
+pub(crate) mod missing_images;
 pub(crate) mod template;
 
 use fumehood_engine::image::Store;

@@ -3,26 +3,23 @@
 use std::process::ExitCode;
 use std::time::Instant;
 
-use fumehood_engine::image::{TEMPLATES_BYTES, TemplateSummary, Templates};
+use fumehood_engine::image::{HotImageSummary, Store, TEMPLATES_BYTES, TemplateSummary};
 use fumehood_engine::policy::Policy;
 use fumehood_engine::{Config, Engine, Language, Network, TemplateUse};
 
 use super::super::format::{MIB, format_age, short_hash};
 use super::super::runtime::start_runtime;
-use super::open_store;
+use super::{missing_images, open_store};
 use crate::args::{HostArgs, PruneArgs, TemplateArgs, TemplateBuildArgs, TemplateCommand};
 use crate::io::print_line;
 
 pub(crate) fn run(args: &TemplateArgs, host: &HostArgs) -> anyhow::Result<ExitCode> {
     match &args.command {
         TemplateCommand::Build(args) => build_templates(args, host.config()),
-        TemplateCommand::List => list(&open_templates(host)?),
-        TemplateCommand::Prune(args) => prune(args, &open_templates(host)?),
+        TemplateCommand::List => list(&open_store(host)?),
+        TemplateCommand::Prune(args) => prune(args, &open_store(host)?),
+        TemplateCommand::BuildMissing(args) => missing_images::build(args, host),
     }
-}
-
-fn open_templates(host: &HostArgs) -> anyhow::Result<Templates> {
-    Ok(open_store(host)?.templates())
 }
 
 /// Builds missing templates. Each takes one boot and a few runs.
@@ -81,14 +78,17 @@ async fn build_template(
     Ok(())
 }
 
-fn list(templates: &Templates) -> anyhow::Result<ExitCode> {
-    let listed = templates.list()?;
+fn list(store: &Store) -> anyhow::Result<ExitCode> {
+    let listed = store.templates().list()?;
     if listed.is_empty() {
         print_line(&"no templates; build them with `fumehood template build`")?;
     }
 
     for template in listed {
         print_line(&template_line(&template))?;
+    }
+    for image in store.hot_images().list()? {
+        print_line(&hot_image_line(&image))?;
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -115,9 +115,26 @@ fn template_line(template: &TemplateSummary) -> String {
     }
 }
 
-fn prune(args: &PruneArgs, templates: &Templates) -> anyhow::Result<ExitCode> {
+fn hot_image_line(image: &HotImageSummary) -> String {
+    let (key, label) = (short_hash(&image.key), &image.label);
+    let (mib, age) = (image.bytes / MIB, format_age(image.created));
+    let outdated = if image.is_usable { "" } else { " OUTDATED" };
+    format!("{key} hot image of {label}, {mib} MiB on disk, created {age}{outdated}")
+}
+
+fn prune(args: &PruneArgs, store: &Store) -> anyhow::Result<ExitCode> {
+    let templates = store.templates();
     let report = templates.prune_stale(args.max_bytes(TEMPLATES_BYTES), None)?;
     let (removed, mib) = (report.removed, report.freed_bytes / MIB);
     print_line(&format!("removed {removed} templates, {mib} MiB"))?;
+
+    let images = store.hot_images();
+    let report = if args.all {
+        images.remove_all()?
+    } else {
+        images.prune()?
+    };
+    let (removed, mib) = (report.removed, report.freed_bytes / MIB);
+    print_line(&format!("removed {removed} hot images, {mib} MiB"))?;
     Ok(ExitCode::SUCCESS)
 }
