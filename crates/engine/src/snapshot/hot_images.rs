@@ -7,7 +7,7 @@ use fumehood_protocol::PROTOCOL_VERSION;
 use fumehood_qemu::IMAGE_VERSION;
 
 use super::continuation::continue_guest;
-use super::image_files::{FileIdentity, load, save};
+use super::image_files::{FileIdentity, LoadError, load, save};
 use super::image_lifetime::{Attempts, Lifetime};
 use super::restore::WaitingProcess;
 use super::state::{Snapshot, WithProcess};
@@ -178,7 +178,7 @@ impl HotImages {
         due.map(|(spec, _)| spec.clone())
     }
 
-    /// Returns whether this engine has the image of a specification, or the store does.
+    /// Returns whether this engine has the image of a specification, or the store does. One that cannot be used is removed.
     pub(crate) fn has(
         &self,
         templates: &Templates,
@@ -190,10 +190,7 @@ impl HotImages {
         {
             return true;
         }
-        let Some(key) = self.key(templates, factory, spec) else {
-            return false;
-        };
-        self.shelf.open(&key).is_ok_and(|image| image.is_some())
+        self.open(templates, factory, spec, HOT_IMAGE_AGE).is_some()
     }
 
     /// Returns the images of the store.
@@ -221,8 +218,12 @@ impl HotImages {
                 let machine = factory.machine(spec.shape.clone());
                 Some((Snapshot::hot(machine, process), age))
             }
-            Err(reason) => {
+            Err(LoadError::Unusable(reason)) => {
                 self.shelf.discard(&key, &reason);
+                None
+            }
+            Err(error @ LoadError::NotOpened(_)) => {
+                tracing::warn!(%error, "opening a hot image failed");
                 None
             }
         }
@@ -287,8 +288,12 @@ impl HotImages {
             return Err(Error::new(ErrorKind::Host, message));
         };
 
+        // An image that cannot be used is removed, so that it does not count.
+        let (label, max_age) = (label(spec), self.max_age(spec));
+        drop(self.open(templates, factory, spec, max_age));
+
         // Only one process creates an image. An image that is in use is replaced by a younger one.
-        let (shelf, label, max_age) = (self.shelf.clone(), label(spec), self.max_age(spec));
+        let shelf = self.shelf.clone();
         let started = tokio::task::spawn_blocking(move || shelf.create(&key, &label, max_age));
         let draft = match started.await.map_err(|e| not_saved(&e))? {
             Ok(Some(draft)) => Ok(draft),
@@ -399,6 +404,7 @@ fn load_template(
 ) -> Result<(Snapshot, FileIdentity), Error> {
     let identity = || {
         let file = templates.open_ram(factory, spec)?;
+        let file = file.ok_or("its template is missing")?;
         FileIdentity::of_file(&file).map_err(|e| e.to_string())
     };
 

@@ -1,12 +1,13 @@
 //! The files of a hot image: the store's own, and those of others that it maps.
 
+use std::fmt::Display;
 use std::fs::{File, Metadata};
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use fumehood_image::{HotImage, HotImageWriter};
-use fumehood_qemu::{GuestRange, ProcessImage, SavedFile, SavedProcess};
+use fumehood_qemu::{GuestRange, ImageError, ProcessImage, SavedFile, SavedProcess};
 use serde::{Deserialize, Serialize};
 
 use super::state::Snapshot;
@@ -68,42 +69,74 @@ impl FileIdentity {
     }
 }
 
-/// Opens everything that an image maps. `open_template` opens the memory of its template.
+/// Why an image is not used.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum LoadError {
+    /// It is of no use any more.
+    #[error("{0}")]
+    Unusable(String),
+    /// It could not be opened, which says nothing about it: this process may be short of descriptors or memory.
+    #[error("{0}")]
+    NotOpened(String),
+}
+
+impl LoadError {
+    fn not_opened(error: impl Display) -> Self {
+        Self::NotOpened(error.to_string())
+    }
+
+    /// Returns the error of a path that an image maps.
+    fn of_path(path: &Path) -> impl Fn(io::Error) -> Self {
+        move |error| {
+            let message = format!("{}: {error}", path.display());
+            match error.kind() {
+                io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => Self::Unusable(message),
+                _ => Self::NotOpened(message),
+            }
+        }
+    }
+}
+
+/// Opens everything that an image maps. `open_template` opens the memory of its template, if that exists.
 ///
 /// # Errors
-/// Returns why the image cannot be used.
+/// [`LoadError`].
 pub(super) fn load(
     stored: HotImage,
-    open_template: impl Fn() -> Result<File, String>,
-) -> Result<SavedProcess, String> {
-    let text = |e: &dyn std::fmt::Display| e.to_string();
+    open_template: impl Fn() -> Result<Option<File>, String>,
+) -> Result<SavedProcess, LoadError> {
+    let unusable = |e: &dyn Display| LoadError::Unusable(e.to_string());
+    let not_opened = LoadError::not_opened;
     let Description {
         process,
         guest_memory,
         files: mapped,
-    } = serde_json::from_slice(&stored.description).map_err(|e| text(&e))?;
+    } = serde_json::from_slice(&stored.description).map_err(|e| unusable(&e))?;
 
-    let mut files = vec![SavedFile::new(stored.pages, None).map_err(|e| text(&e))?];
+    let mut files = vec![SavedFile::new(stored.pages, None).map_err(not_opened)?];
     for file in mapped {
         files.push(match file {
             MappedFile::TemplateMemory(recorded) => {
-                let file = open_template()?;
-                if FileIdentity::of_file(&file).map_err(|e| text(&e))? != recorded {
-                    return Err("its template was built again".into());
+                let opened = open_template().map_err(LoadError::NotOpened)?;
+                let file = opened.ok_or_else(|| unusable(&"its template is missing"))?;
+                if FileIdentity::of_file(&file).map_err(not_opened)? != recorded {
+                    return Err(unusable(&"its template was built again"));
                 }
-                SavedFile::new(file, None).map_err(|e| text(&e))?
+                SavedFile::new(file, None).map_err(not_opened)?
             }
             MappedFile::Library(path, recorded) => {
-                let shown = path.display();
-                let current = FileIdentity::of_path(&path).map_err(|e| format!("{shown}: {e}"))?;
-                if current != recorded {
-                    return Err(format!("{shown} was changed"));
+                let failed = LoadError::of_path(&path);
+                if FileIdentity::of_path(&path).map_err(&failed)? != recorded {
+                    return Err(unusable(&format!("{} was changed", path.display())));
                 }
-                SavedFile::open(&path).map_err(|e| text(&e))?
+                SavedFile::open(&path).map_err(&failed)?
             }
         });
     }
-    SavedProcess::new(process, guest_memory, files).map_err(|e| text(&e))
+    SavedProcess::new(process, guest_memory, files).map_err(|error| match error {
+        ImageError::Io(error) => not_opened(error),
+        other => unusable(&other),
+    })
 }
 
 /// Writes an image to the store. `template` is the file of the template's memory on disk.
