@@ -4,10 +4,11 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use fumehood_engine::image::Store;
 use serde_json::Value;
 
-use crate::finish;
 use crate::unprivileged::{copy_programs, copy_store};
+use crate::{finish, wait_until};
 
 /// Builds the template and the hot image of the shell.
 pub const BUILD: [&str; 5] = ["template", "build", "-l", "shell", "--no-network"];
@@ -83,13 +84,18 @@ impl OwnStore {
     /// # Panics
     /// Panics if that fails.
     pub fn build(&self, options: &[&str]) {
-        let mut command = self.command(&[&BUILD, options].concat());
-        command.env("FUMEHOOD_LOG", "warn");
-        let output = finish(command);
-        assert!(
-            output.status.success() && !self.images().is_empty(),
-            "no image was built: {output:?}"
-        );
+        // A run that missed an image may have started a process that builds it.
+        wait_until("a hot image", || {
+            let mut command = self.command(&[&BUILD, options].concat());
+            command.env("FUMEHOOD_LOG", "warn");
+            let output = finish(command);
+            assert!(output.status.success(), "no image was built: {output:?}");
+            !self.images().is_empty()
+        });
+        let images = Store::open(self.path()).unwrap().hot_images();
+        wait_until("the end of that process", || {
+            images.lock_builder().unwrap().is_some()
+        });
     }
 
     /// The files of its hot images that are finished.

@@ -5,6 +5,8 @@
 mod continuation;
 mod descriptors;
 mod tracer;
+#[cfg(test)]
+mod tests;
 
 pub use continuation::{
     CONTINUATION_BYTES, CONTINUATION_START, Continuation, KernelMapping, MemoryLayout, Registers,
