@@ -131,7 +131,7 @@ fn enter_cgroup(cgroup: &Cgroup) -> anyhow::Result<Option<std::os::fd::OwnedFd>>
 enum Prepared {
     /// The filter allows one exec, of this path at its fixed address, and no mapping there.
     Execute(ExecPath, Vec<CString>),
-    Continue(PreparedImage),
+    Continue(Box<PreparedImage>),
 }
 
 impl Prepared {
@@ -141,7 +141,7 @@ impl Prepared {
                 let (path, args) = exec_arguments(spec)?;
                 Ok(Self::Execute(path, args))
             }
-            Program::Continue(spec) => PreparedImage::load(spec).map(Self::Continue),
+            Program::Continue(spec) => Ok(Self::Continue(Box::new(PreparedImage::load(spec)?))),
         }
     }
 }

@@ -19,7 +19,7 @@ pytestmark = [pytest.mark.vm, pytest.mark.usefixtures("server")]
 def test_code_runs_in_each_language() -> None:
     outcome = run("import sys; print(6 * 7); print('no', file=sys.stderr); sys.exit(3)")
     assert (outcome.stdout, outcome.stderr, outcome.exit_code, outcome.ended_by) == ("42\n", "no\n", 3, "exited")
-    assert outcome.source in ("hot", "standby", "template", "boot") and outcome.accelerator
+    assert outcome.source in ("hot", "hot_image", "template", "boot") and outcome.accelerator
     assert outcome.timing.total_ms and outcome.timing.first_output_ms and outcome.evidence.cpu_time_us is not None
     assert run("console.log(6 * 7)", language="javascript").stdout == "42\n"
     assert run("echo $((6 * 7))", language="shell").stdout == "42\n"

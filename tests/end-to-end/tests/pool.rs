@@ -2,12 +2,13 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::io::{BufRead, BufReader};
+use std::path::Path;
 use std::process::{Child, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use fumehood_end_to_end::unprivileged::copy_store;
 use fumehood_end_to_end::{
-    DEADLINE, descendants, is_alive, is_restored, repetitions, send, wait_until,
+    DEADLINE, descendants, finish, fumehood, is_alive, is_restored, repetitions, send, wait_until,
 };
 use fumehood_engine::image::Store;
 use fumehood_engine::{
@@ -15,6 +16,7 @@ use fumehood_engine::{
     VmOrigin,
 };
 use rustix::process::Signal;
+use serde_json::Value;
 
 /// Starts an engine whose templates and hot images exist: those of the shell, which serves sandboxes, and those of these
 /// languages.
@@ -344,4 +346,90 @@ fn an_owner_killed_while_forking_leaves_nothing() {
         assert_eq!(read_line(&mut lines), "ready");
         kill_after(child, Duration::from_millis(moment));
     }
+}
+
+/// A command in a store of its own, without a server.
+fn command(store: &Path, args: &[&str]) -> Command {
+    let mut command = fumehood();
+    command
+        .env("FUMEHOOD_HOME", store)
+        .env("FUMEHOOD_NO_SERVER", "1")
+        .args(args);
+    command
+}
+
+fn stdout(command: Command) -> String {
+    let output = finish(command);
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{stderr}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// Returns the processes that create images in the background for commands in this store.
+fn background_builders(store: &Path) -> Vec<u32> {
+    let entries = std::fs::read_dir("/proc").unwrap().flatten();
+    let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    let is_builder = |pid: &u32| {
+        let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        let line = String::from_utf8_lossy(&line);
+        line.contains("build-missing") && line.contains(store.to_str().unwrap())
+    };
+    pids.filter(is_builder).collect()
+}
+
+/// A command that runs once does not wait for an image, and the next one has it.
+#[test]
+fn an_image_that_a_command_has_missed_is_created_after_it() {
+    let store = copy_store();
+    let path = store.path();
+    let source = || {
+        let args = ["run", "--json", "-l", "shell", "-c", "echo hi"];
+        let outcome: Value = serde_json::from_str(&stdout(command(path, &args))).unwrap();
+        outcome["source"].as_str().unwrap().to_owned()
+    };
+    let build = ["template", "build", "-l", "shell", "--no-network"];
+    let mut without = command(path, &build);
+    without.env("FUMEHOOD_HOT_IMAGES", "off");
+    stdout(without);
+    if !stdout(command(path, &["doctor"])).contains("none since this host was started") {
+        return; // With KVM.
+    }
+
+    // Not soon after a failure, which the doctor reports.
+    let images = Store::open(path).unwrap().hot_images();
+    images.lock_builder().unwrap();
+    images.record_failure("for this test").unwrap();
+    assert_eq!(source(), "template");
+    assert_eq!(background_builders(path), [0; 0]);
+    let report = stdout(command(path, &["doctor"]));
+    assert!(
+        report.contains("creating one failed 0 min ago (for this test)"),
+        "{report}"
+    );
+
+    // It keeps nothing of the command.
+    images.clear_failure().unwrap();
+    assert_eq!(source(), "template");
+    for pid in background_builders(path) {
+        for fd in 0..3 {
+            let target = std::fs::read_link(format!("/proc/{pid}/fd/{fd}"));
+            assert!(target.is_err() || target.unwrap() == Path::new("/dev/null"));
+        }
+    }
+    wait_until("the image", || images.list().unwrap().len() == 1);
+    wait_until("the end of its builder", || {
+        background_builders(path).is_empty()
+    });
+
+    assert_eq!(source(), "hot_image");
+    assert_eq!(background_builders(path), [0; 0]);
+    let report = stdout(command(path, &["doctor"]));
+    assert!(report.contains("hot images: 1 of "), "{report}");
+    let listed = stdout(command(path, &["template", "list"]));
+    assert!(
+        listed.contains("hot image of shell 512 MiB of memory, "),
+        "{listed}"
+    );
+    let pruned = stdout(command(path, &["template", "prune", "--all"]));
+    assert!(pruned.contains("removed 1 hot images"), "{pruned}");
 }

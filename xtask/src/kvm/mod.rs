@@ -38,11 +38,11 @@ const LONG: &[(&str, &[&str])] = &[
     (
         "freshness",
         &[
-            "hot_clones_share_no_random_value_either",
             "clocks_are_right",
             "tls_works_with_a_certificate_that_is_younger_than_the_template",
         ],
     ),
+    ("pool", &["requests_use_hot_vms_with_kvm"]),
     (
         "fork",
         &[

@@ -7,7 +7,7 @@ use fumehood_protocol::PROTOCOL_VERSION;
 use fumehood_qemu::IMAGE_VERSION;
 
 use super::continuation::continue_guest;
-use super::image_files::{FileIdentity, LoadError, load, save};
+use super::image_files::{FileIdentity, Libraries, LoadError, load, save};
 use super::image_lifetime::{Attempts, Lifetime};
 use super::restore::WaitingProcess;
 use super::state::{Snapshot, WithProcess};
@@ -37,6 +37,7 @@ pub(crate) struct HotImages {
     /// are not used.
     host: Option<HostBoot>,
     slots: Mutex<HashMap<TemplateSpec, Slot>>,
+    libraries: Libraries,
 }
 
 #[derive(Debug)]
@@ -91,6 +92,7 @@ impl HotImages {
             shelf: store.hot_images(),
             host: are_used.then(host).flatten(),
             slots: Mutex::default(),
+            libraries: Libraries::default(),
         }
     }
 
@@ -213,7 +215,9 @@ impl HotImages {
             .ok()??;
 
         let age = stored.age();
-        match load(stored, || templates.open_ram(factory, spec)) {
+        match load(stored, &self.libraries, || {
+            templates.open_ram(factory, spec)
+        }) {
             Ok(process) => {
                 let machine = factory.machine(spec.shape.clone());
                 Some((Snapshot::hot(machine, process), age))

@@ -1,10 +1,12 @@
 //! The files of a hot image: the store's own, and those of others that it maps.
 
+use std::collections::HashMap;
 use std::fmt::Display;
 use std::fs::{File, Metadata};
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 use fumehood_image::{HotImage, HotImageWriter};
 use fumehood_qemu::{GuestRange, ImageError, ProcessImage, SavedFile, SavedProcess};
@@ -97,12 +99,40 @@ impl LoadError {
     }
 }
 
+/// The programs and libraries that images map, which most of them have in common: each is opened once.
+#[derive(Debug, Default)]
+pub(super) struct Libraries(Mutex<HashMap<PathBuf, (FileIdentity, SavedFile)>>);
+
+impl Libraries {
+    /// Opens a library that has not changed since an image was created.
+    fn open(&self, path: PathBuf, recorded: FileIdentity) -> Result<SavedFile, LoadError> {
+        let failed = LoadError::of_path(&path);
+        if FileIdentity::of_path(&path).map_err(&failed)? != recorded {
+            return Err(LoadError::Unusable(format!(
+                "{} was changed",
+                path.display()
+            )));
+        }
+
+        let mut opened = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        match opened.get(&path) {
+            Some((identity, file)) if *identity == recorded => Ok(file.clone()),
+            _ => {
+                let file = SavedFile::open(&path).map_err(&failed)?;
+                opened.insert(path.clone(), (recorded, file.clone()));
+                Ok(file)
+            }
+        }
+    }
+}
+
 /// Opens everything that an image maps. `open_template` opens the memory of its template, if that exists.
 ///
 /// # Errors
 /// [`LoadError`].
 pub(super) fn load(
     stored: HotImage,
+    libraries: &Libraries,
     open_template: impl Fn() -> Result<Option<File>, String>,
 ) -> Result<SavedProcess, LoadError> {
     let unusable = |e: &dyn Display| LoadError::Unusable(e.to_string());
@@ -124,13 +154,7 @@ pub(super) fn load(
                 }
                 SavedFile::new(file, None).map_err(not_opened)?
             }
-            MappedFile::Library(path, recorded) => {
-                let failed = LoadError::of_path(&path);
-                if FileIdentity::of_path(&path).map_err(&failed)? != recorded {
-                    return Err(unusable(&format!("{} was changed", path.display())));
-                }
-                SavedFile::open(&path).map_err(&failed)?
-            }
+            MappedFile::Library(path, recorded) => libraries.open(path, recorded)?,
         });
     }
     SavedProcess::new(process, guest_memory, files).map_err(|error| match error {

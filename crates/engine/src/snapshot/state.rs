@@ -323,7 +323,10 @@ fn save_process(
         unneeded: &passed.read,
         base: base.as_deref().unwrap_or_default(),
     };
-    SavedProcess::save(process, memory_file("process-pages")?)
+    let pages = sealable_file("process-pages")?;
+    let saved = SavedProcess::save(process, pages.try_clone()?)?;
+    seal(&pages)?;
+    Ok(saved)
 }
 
 /// Returns the state of all devices without the memory: some 12 KB.

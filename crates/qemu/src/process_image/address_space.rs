@@ -1,14 +1,13 @@
 use std::fs::File;
 use std::io;
-use std::os::fd::OwnedFd;
-use std::os::unix::fs::{FileExt, MetadataExt};
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
 
 use fumehood_launcher::Mapping;
 use fumehood_sys::host::{CONTINUATION_BYTES, CONTINUATION_START};
 
-use super::saved_process::{ImageError, SavedFile};
+use super::image_error::ImageError;
+use super::saved_file::SavedFile;
 use crate::guest_memory::{PAGE, is_private, read_pagemap};
 
 /// The index of the file with changed pages.
@@ -278,31 +277,6 @@ fn room_for_stack(stack: &Area, previous_end: u64) -> Option<Mapping> {
         file: None,
         offset: 0,
     })
-}
-
-impl SavedFile {
-    /// Opens a file that processes map.
-    ///
-    /// # Errors
-    /// The error of the operating system.
-    pub fn open(path: &Path) -> io::Result<Self> {
-        Self::new(File::open(path)?, Some(path.to_path_buf()))
-    }
-
-    /// Takes a file; `path` is none for a file that belongs to an image.
-    ///
-    /// # Errors
-    /// The error of the operating system.
-    pub fn new(file: File, path: Option<PathBuf>) -> io::Result<Self> {
-        let metadata = file.metadata()?;
-        let device = metadata.dev();
-        Ok(Self {
-            inode: metadata.ino(),
-            device: (rustix::fs::major(device), rustix::fs::minor(device)),
-            file: Arc::new(OwnedFd::from(file)),
-            path,
-        })
-    }
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt};
 
 use fumehood_launcher::{Descriptor, DescriptorKind};
 
-use super::saved_process::ImageError;
+use super::image_error::ImageError;
 
 /// What a descriptor refers to: the same file or socket in all processes that have it, under any number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -4,9 +4,13 @@
 //! nothing is assumed about QEMU except that it stands still after `stop`. Everything else is checked: what cannot be copied
 //! is an error, and the caller does without the image.
 
+mod saved_process;
 mod address_space;
 mod descriptors;
-mod saved_process;
+mod saved_file;
+mod image_error;
 
 pub use descriptors::DescriptorIdentity;
-pub use saved_process::{ImageError, ProcessToSave, SavedFile, SavedProcess};
+pub use image_error::ImageError;
+pub use saved_file::SavedFile;
+pub use saved_process::{ProcessToSave, SavedProcess};

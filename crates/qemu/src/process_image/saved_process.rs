@@ -2,7 +2,6 @@ use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -11,6 +10,8 @@ use fumehood_sys::host::{MemoryLayout, StopError, StoppedProcess, kernel_mapping
 
 use super::address_space::{AddressSpaceWriter, PAGES, written_pages};
 use super::descriptors::{DescriptorIdentity, read_descriptors};
+use super::image_error::ImageError;
+use super::saved_file::SavedFile;
 use crate::guest_memory::{GuestRange, write_run};
 
 /// How long all threads of a process may take to wait in a system call at the same moment.
@@ -20,30 +21,6 @@ const STOP_INTERVAL: Duration = Duration::from_micros(500);
 
 /// The maximum number of bytes that are copied at once.
 const COPY_BYTES: usize = 1 << 20;
-
-/// Why a process was not saved as an image.
-#[derive(Debug, thiserror::Error)]
-pub enum ImageError {
-    /// It has something that a new process cannot get.
-    #[error("QEMU cannot be saved as a process image: {0}")]
-    Unsupported(String),
-    /// It could not be stopped or read.
-    #[error("cannot read the QEMU process: {0}")]
-    Stop(#[from] StopError),
-    /// The error of the operating system.
-    #[error("cannot save QEMU as a process image: {0}")]
-    Io(#[from] io::Error),
-}
-
-/// A file that the processes of an image map.
-#[derive(Debug, Clone)]
-pub struct SavedFile {
-    pub(super) file: Arc<OwnedFd>,
-    /// The path of a program or library; none for a file that belongs to an image.
-    pub path: Option<PathBuf>,
-    pub(super) inode: u64,
-    pub(super) device: (u32, u32),
-}
 
 /// A QEMU that stands still, and what its owner knows about it.
 #[derive(Debug, Clone, Copy)]
@@ -73,16 +50,6 @@ struct Inner {
     /// Changed pages, and then others.
     files: Vec<SavedFile>,
     guest_memory: GuestRange,
-}
-
-impl SavedFile {
-    /// Returns a duplicate of its descriptor.
-    ///
-    /// # Errors
-    /// The error of the operating system.
-    pub fn try_clone(&self) -> io::Result<File> {
-        self.file.try_clone().map(File::from)
-    }
 }
 
 impl SavedProcess {

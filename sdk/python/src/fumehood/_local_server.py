@@ -278,7 +278,7 @@ def _start_server(path: Path, deadline: float, start_s: float) -> Path:
         log.replace(log.with_suffix(".log.1"))
 
     command = [str(program), "serve", "--no-tcp", "--socket", str(path)]
-    command += ["--exit-when-idle", str(IDLE_TIMEOUT_S), "--standby-processes", "1"]
+    command += ["--exit-when-idle", str(IDLE_TIMEOUT_S)]
     shown = " ".join(command)
     retry_deadline = min(deadline, time.monotonic() + _SHUTDOWN_S)
     while True:

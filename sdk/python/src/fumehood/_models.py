@@ -92,7 +92,7 @@ class Outcome:
     evidence: Evidence = field(default_factory=Evidence, repr=False)
     timing: Timing = field(default_factory=Timing, repr=False)
     source: Optional[str] = None
-    """Origin of the VM: ``hot``, ``standby``, ``template``, ``boot`` or ``checkpoint``."""
+    """Origin of the VM: ``hot_image``, ``template``, ``boot`` or ``checkpoint``; with KVM also ``hot``."""
     accelerator: Optional[str] = None
     isolation: Any = None
     """``"full"``, or ``{"reduced": [...]}`` with the missing isolation layers."""

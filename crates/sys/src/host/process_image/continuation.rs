@@ -1,27 +1,11 @@
-use std::arch::{asm, global_asm};
 use std::io;
 
-use rustix::mm::{MapFlags, MprotectFlags, ProtFlags, mmap_anonymous, mprotect};
-use serde::{Deserialize, Serialize};
-
 use super::descriptors::FIRST_MOVED;
-
-/// The first address of the memory in which a continuation is prepared. It stays mapped in the continued process, so no
-/// image may have anything there: 32 GiB. Programs at fixed addresses start at 4 MiB, and their heaps within the next GiB.
-/// Other programs, libraries and stacks are far above.
-pub const CONTINUATION_START: u64 = 32 << 30;
-/// The size of that memory, in bytes. Only what is used takes memory.
-pub const CONTINUATION_BYTES: u64 = 16 << 20;
-
-// A heap of a program at a fixed address starts up to 1 GiB above it, and the launcher is such a program.
-const _: () = assert!(CONTINUATION_START >= 2 << 30);
-
-/// Where the parts of that memory start: code, steps, data that the steps refer to, and a place for mappings of the kernel.
-const STEPS_START: u64 = CONTINUATION_START + PAGE;
-const DATA_START: u64 = CONTINUATION_START + (4 << 20);
-const KERNEL_PARKING: u64 = CONTINUATION_START + (12 << 20);
-
-const PAGE: u64 = 4096;
+use super::state::{KernelMapping, MemoryLayout, Registers, SignalAction, ThreadState};
+use super::steps::{
+    CONTINUATION_BYTES, CONTINUATION_START, DATA_START, KERNEL_PARKING, STEPS_START, STORE, Step,
+    execute,
+};
 
 /// The end of the addresses of a process on x86_64 with four levels of page tables.
 const ADDRESSES_END: u64 = 0x7fff_ffff_f000;
@@ -39,203 +23,6 @@ const THREAD: libc::c_int = libc::CLONE_VM
     | libc::CLONE_SETTLS
     | libc::CLONE_PARENT_SETTID
     | libc::CLONE_CHILD_CLEARTID;
-
-/// The registers of a thread that waits in a system call. Others hold nothing there.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Registers {
-    /// `rax`, `rbx`, `rcx`, `rdx`, `rsi`, `rdi`, `rbp`, `rsp`, `r8` to `r15`.
-    pub general: [u64; 16],
-    /// `rip`.
-    pub instruction: u64,
-    /// The flags.
-    pub flags: u64,
-    /// `cs` and `ss`.
-    pub segments: [u16; 2],
-    /// The base of `fs`, the thread's own data.
-    pub thread_pointer: u64,
-}
-
-impl Registers {
-    pub(super) fn new(from: &libc::user_regs_struct) -> Self {
-        let segment = |value: u64| u16::try_from(value).unwrap_or(0);
-        Self {
-            general: [
-                from.rax, from.rbx, from.rcx, from.rdx, from.rsi, from.rdi, from.rbp, from.rsp,
-                from.r8, from.r9, from.r10, from.r11, from.r12, from.r13, from.r14, from.r15,
-            ],
-            instruction: from.rip,
-            flags: from.eflags,
-            segments: [segment(from.cs), segment(from.ss)],
-            thread_pointer: from.fs_base,
-        }
-    }
-}
-
-/// A registration of restartable sequences; the address is 0 if there is none.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct RestartableSequences {
-    /// The address of the thread's structure.
-    pub address: u64,
-    /// Its size in bytes.
-    pub bytes: u32,
-    /// The signature before handlers of aborts.
-    pub signature: u32,
-}
-
-/// A thread that waits in a system call, and what the kernel knows about it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ThreadState {
-    /// Its registers when the call returns.
-    pub registers: Registers,
-    /// The address that the kernel clears when the thread exits, where the C library keeps the thread's id.
-    pub clear_on_exit: u64,
-    /// Address and size of the list of locks that the kernel releases when the thread dies.
-    pub robust_list: (u64, u64),
-    /// Its restartable sequences.
-    pub restartable_sequences: RestartableSequences,
-    /// Blocked signals, one bit each.
-    pub signal_mask: u64,
-    /// The control word of the floating-point unit.
-    pub floating_point_control: u16,
-    /// The control and status register of vector instructions (`mxcsr`).
-    pub vector_control: u32,
-    /// Its name.
-    pub name: String,
-}
-
-/// How a process handles a signal, as the kernel stores it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct SignalAction {
-    /// The signal.
-    pub signal: u8,
-    /// The address of the handler, 0 = default, 1 = ignored.
-    pub handler: u64,
-    /// The flags.
-    pub flags: u64,
-    /// The address of the code that returns from the handler.
-    pub restorer: u64,
-    /// Signals that are blocked meanwhile.
-    pub mask: u64,
-}
-
-/// A mapping that the kernel itself adds to each process: code that reads clocks, and its data.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct KernelMapping {
-    /// Its name in `/proc/PID/maps`, such as `[vdso]`.
-    pub name: String,
-    /// Its address.
-    pub address: u64,
-    /// Its size in bytes.
-    pub bytes: u64,
-}
-
-/// The addresses that the kernel records about a process: code, data, heap, stack, arguments, environment. In the order
-/// of `struct prctl_mm_map`.
-pub type MemoryLayout = [u64; 11];
-
-/// Returns the mappings of the kernel in the text of `/proc/PID/maps`.
-#[must_use]
-pub fn kernel_mappings(maps: &str) -> Vec<KernelMapping> {
-    let parse = |line: &str| {
-        let (range, rest) = line.split_once(' ')?;
-        let (start, end) = range.split_once('-')?;
-        let address = |text| u64::from_str_radix(text, 16).ok();
-        let (start, end) = (address(start)?, address(end)?);
-        let name = rest.split_ascii_whitespace().last()?;
-        let is_kernel = name.starts_with("[vvar") || name == "[vdso]";
-        is_kernel.then(|| KernelMapping {
-            name: name.to_string(),
-            address: start,
-            bytes: end - start,
-        })
-    };
-    maps.lines().filter_map(parse).collect()
-}
-
-/// One step of a continuation: a system call, or something that is marked by a negative number in its place.
-#[repr(C)]
-#[derive(Debug, Clone, Copy, Default)]
-struct Step {
-    number: i64,
-    arguments: [u64; 6],
-    /// For `clone`: the address of the steps of the new thread.
-    steps_of_thread: u64,
-    /// The address of a message for the case that the call fails: its length, then its bytes.
-    message: u64,
-}
-
-/// Instead of a call: stores the second argument, 32 bits, at the address in the first one.
-const STORE: i64 = -1;
-
-// Executes steps, from the one at `rbx`, until a thread returns to its registers. It uses no memory but the steps: the
-// memory of the program that prepared them, its stack too, is gone. A failed call writes its message to standard error and
-// ends the process with the number of the error.
-global_asm!(
-    ".pushsection .text.fumehood_continuation, \"ax\"",
-    ".hidden fumehood_continuation_code",
-    ".hidden fumehood_continuation_code_end",
-    ".globl fumehood_continuation_code",
-    ".globl fumehood_continuation_code_end",
-    "fumehood_continuation_code:",
-    "2:",
-    "mov rax, [rbx]",
-    "mov rdi, [rbx + 8]",
-    "mov rsi, [rbx + 16]",
-    "mov rdx, [rbx + 24]",
-    "mov r10, [rbx + 32]",
-    "mov r8, [rbx + 40]",
-    "mov r9, [rbx + 48]",
-    "cmp rax, {store}",
-    "je 4f",
-    "cmp rax, {sigreturn}",
-    "je 5f",
-    "syscall",
-    "cmp rax, -4095",
-    "jae 6f",
-    "test rax, rax",
-    "jnz 3f",
-    "cmp qword ptr [rbx], {clone}",
-    "jne 3f",
-    // The new thread has its own steps.
-    "mov rbx, [rbx + 56]",
-    "jmp 2b",
-    "3:",
-    "add rbx, {step_bytes}",
-    "jmp 2b",
-    "4:",
-    "mov dword ptr [rdi], esi",
-    "jmp 3b",
-    "5:",
-    "mov rsp, rdi",
-    "syscall",
-    "hlt",
-    "6:",
-    "mov r12, rax",
-    "mov rsi, [rbx + 64]",
-    "mov rdx, [rsi]",
-    "add rsi, 8",
-    "mov edi, 2",
-    "mov eax, {write}",
-    "syscall",
-    "mov rdi, r12",
-    "neg rdi",
-    "mov eax, {exit_group}",
-    "syscall",
-    "hlt",
-    "fumehood_continuation_code_end:",
-    ".popsection",
-    store = const STORE,
-    sigreturn = const libc::SYS_rt_sigreturn,
-    clone = const libc::SYS_clone,
-    write = const libc::SYS_write,
-    exit_group = const libc::SYS_exit_group,
-    step_bytes = const size_of::<Step>(),
-);
-
-unsafe extern "C" {
-    static fumehood_continuation_code: u8;
-    static fumehood_continuation_code_end: u8;
-}
 
 /// Prepares the replacement of this process's memory and threads by those of an image: as an exec, but into the middle
 /// of a program. Nothing happens before [`run`](Self::run).
@@ -450,20 +237,7 @@ impl Continuation {
             self.enter_thread(thread);
         }
 
-        match self.place() {
-            // SAFETY: the steps and everything they refer to are in place, and are executed by code that lies there too.
-            // This process has one thread, whose stack and heap are not used any more.
-            Ok(()) => unsafe {
-                asm!(
-                    "mov rbx, rsi",
-                    "jmp rdi",
-                    in("rsi") STEPS_START,
-                    in("rdi") CONTINUATION_START,
-                    options(noreturn)
-                )
-            },
-            Err(error) => error,
-        }
+        execute(&self.steps, &self.data)
     }
 
     /// Sets what the kernel knows about a thread, and returns to its registers.
@@ -635,56 +409,10 @@ impl Continuation {
         let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_ne_bytes()).collect();
         self.put(&bytes)
     }
-
-    /// Copies code, steps and data to where they are executed.
-    fn place(&self) -> io::Result<()> {
-        let steps_bytes = self.steps.len() * size_of::<Step>();
-        let fits = STEPS_START + steps_bytes as u64 <= DATA_START
-            && DATA_START + self.data.len() as u64 <= KERNEL_PARKING;
-        if !fits {
-            return Err(io::ErrorKind::InvalidInput.into());
-        }
-
-        let start = std::ptr::without_provenance_mut::<libc::c_void>(address(CONTINUATION_START));
-        let readable = ProtFlags::READ | ProtFlags::WRITE;
-        let flags = MapFlags::PRIVATE | MapFlags::FIXED_NOREPLACE | MapFlags::NORESERVE;
-        // SAFETY: the kernel refuses the address if anything is mapped there, so the mapping replaces no memory.
-        let region = unsafe {
-            mmap_anonymous(
-                start,
-                address(KERNEL_PARKING - CONTINUATION_START),
-                readable,
-                flags,
-            )?
-        }
-        .cast::<u8>();
-
-        // SAFETY: the mapping is new, and large enough for each part, as checked above. Code and its end are symbols in
-        // one section.
-        unsafe {
-            let code = &raw const fumehood_continuation_code;
-            let code_bytes = (&raw const fumehood_continuation_code_end).offset_from_unsigned(code);
-            std::ptr::copy_nonoverlapping(code, region, code_bytes);
-            let steps = region.add(address(STEPS_START - CONTINUATION_START));
-            std::ptr::copy_nonoverlapping(self.steps.as_ptr().cast(), steps, steps_bytes);
-            let data = region.add(address(DATA_START - CONTINUATION_START));
-            std::ptr::copy_nonoverlapping(self.data.as_ptr(), data, self.data.len());
-            mprotect(
-                region.cast(),
-                address(PAGE),
-                MprotectFlags::READ | MprotectFlags::EXEC,
-            )?;
-        }
-        Ok(())
-    }
 }
 
 /// The flag of an alternative stack that does not exist.
 const SS_DISABLE: u32 = 2;
-
-const fn address(value: u64) -> usize {
-    value as usize
-}
 
 /// An argument of a call as the kernel sees it.
 fn unsigned(value: libc::c_int) -> u64 {

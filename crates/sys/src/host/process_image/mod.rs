@@ -2,17 +2,21 @@
 //!
 //! What an image consists of, and where it is stored, is decided elsewhere.
 
-mod continuation;
-mod descriptors;
 mod tracer;
+mod continuation;
+mod steps;
+mod descriptors;
+mod state;
 #[cfg(test)]
 mod tests;
 
-pub use continuation::{
-    CONTINUATION_BYTES, CONTINUATION_START, Continuation, KernelMapping, MemoryLayout, Registers,
-    RestartableSequences, SignalAction, ThreadState, kernel_mappings,
-};
+pub use continuation::Continuation;
 pub use descriptors::{
     DescriptorPlacement, duplicate_inherited, place_descriptors, signal_descriptor,
 };
+pub use state::{
+    KernelMapping, MemoryLayout, Registers, RestartableSequences, SignalAction, ThreadState,
+    kernel_mappings,
+};
+pub use steps::{CONTINUATION_BYTES, CONTINUATION_START};
 pub use tracer::{StopError, StoppedProcess};

@@ -5,7 +5,7 @@ use std::mem::MaybeUninit;
 use std::os::unix::fs::FileExt;
 use std::time::{Duration, Instant};
 
-use super::continuation::{Registers, RestartableSequences, SignalAction, ThreadState};
+use super::state::{Registers, RestartableSequences, SignalAction, ThreadState};
 
 /// How long a thread may take to stop. It takes microseconds.
 const STOP_TIMEOUT: Duration = Duration::from_secs(2);

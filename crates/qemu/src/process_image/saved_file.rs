@@ -1,0 +1,49 @@
+use std::fs::File;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// A file that the processes of an image map.
+#[derive(Debug, Clone)]
+pub struct SavedFile {
+    pub(super) file: Arc<OwnedFd>,
+    /// The path of a program or library; none for a file that belongs to an image.
+    pub path: Option<PathBuf>,
+    pub(super) inode: u64,
+    pub(super) device: (u32, u32),
+}
+
+impl SavedFile {
+    /// Opens a file that processes map.
+    ///
+    /// # Errors
+    /// The error of the operating system.
+    pub fn open(path: &Path) -> io::Result<Self> {
+        Self::new(File::open(path)?, Some(path.to_path_buf()))
+    }
+
+    /// Takes a file; `path` is none for a file that belongs to an image.
+    ///
+    /// # Errors
+    /// The error of the operating system.
+    pub fn new(file: File, path: Option<PathBuf>) -> io::Result<Self> {
+        let metadata = file.metadata()?;
+        let device = metadata.dev();
+        Ok(Self {
+            inode: metadata.ino(),
+            device: (rustix::fs::major(device), rustix::fs::minor(device)),
+            file: Arc::new(OwnedFd::from(file)),
+            path,
+        })
+    }
+
+    /// Returns a duplicate of its descriptor.
+    ///
+    /// # Errors
+    /// The error of the operating system.
+    pub fn try_clone(&self) -> io::Result<File> {
+        self.file.try_clone().map(File::from)
+    }
+}
