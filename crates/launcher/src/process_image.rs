@@ -118,6 +118,18 @@ impl ProcessImage {
             check_mapping(&range, 0, files)?;
         }
 
+        // They are moved to their addresses while the steps of the continuation run.
+        for KernelMapping { address, bytes, .. } in &self.kernel_mappings {
+            let mapping = Mapping {
+                address: *address,
+                bytes: *bytes,
+                protection: 0,
+                file: None,
+                offset: 0,
+            };
+            check_mapping(&mapping, 0, files)?;
+        }
+
         for (at, descriptor) in self.descriptors.iter().enumerate() {
             let is_first = self.descriptors[..at]
                 .iter()
@@ -167,5 +179,123 @@ fn check_mapping(mapping: &Mapping, previous_end: u64, files: usize) -> Result<(
         Err(format!(
             "process image with an invalid mapping: {mapping:x?}"
         ))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const FILES: usize = 2;
+    const PASSED: usize = 3;
+
+    fn image() -> ProcessImage {
+        let mapping = Mapping {
+            address: 0x40_0000,
+            bytes: 0x2000,
+            protection: 3,
+            file: Some(1),
+            offset: 0x1000,
+        };
+        let thread = serde_json::json!({
+            "registers": {
+                "general": vec![0; 16],
+                "instruction": 0,
+                "flags": 0,
+                "segments": [0, 0],
+                "thread_pointer": 0,
+            },
+            "clear_on_exit": 0,
+            "robust_list": [0, 0],
+            "restartable_sequences": { "address": 0, "bytes": 0, "signature": 0 },
+            "signal_mask": 0,
+            "floating_point_control": 0,
+            "vector_control": 0,
+            "name": "",
+        });
+        ProcessImage {
+            version: IMAGE_VERSION,
+            mappings: vec![
+                mapping,
+                Mapping {
+                    address: 0x7000_0000_0000,
+                    file: None,
+                    offset: 0,
+                    ..mapping
+                },
+            ],
+            written_first: vec![(0x40_1000, 0x1000)],
+            kernel_mappings: vec![KernelMapping {
+                name: "[vdso]".into(),
+                address: 0x7fff_0000_0000,
+                bytes: 0x2000,
+            }],
+            threads: vec![serde_json::from_value(thread).unwrap()],
+            signals: Vec::new(),
+            descriptors: vec![Descriptor {
+                number: 3,
+                nonblocking: false,
+                kind: DescriptorKind::Passed(2),
+            }],
+            layout: [0; 11],
+        }
+    }
+
+    #[test]
+    fn a_valid_image_is_accepted_as_often_as_it_is_stored() {
+        let image = image();
+        assert_eq!(image.check(FILES, PASSED), Ok(()));
+        let text = serde_json::to_vec(&image).unwrap();
+        assert_eq!(
+            serde_json::from_slice::<ProcessImage>(&text).unwrap(),
+            image
+        );
+    }
+
+    #[test]
+    fn an_image_that_cannot_be_continued_is_refused() {
+        type Change = fn(&mut ProcessImage);
+        let changes: [(&str, Change); 19] = [
+            ("version", |i| i.version += 1),
+            ("no threads", |i| i.threads.clear()),
+            ("unaligned", |i| i.mappings[0].address += 1),
+            ("unaligned size", |i| i.mappings[0].bytes += 1),
+            ("unaligned offset", |i| i.mappings[0].offset += 1),
+            ("empty", |i| i.mappings[0].bytes = 0),
+            ("first page", |i| i.mappings[0].address = 0),
+            ("order", |i| i.mappings.swap(0, 1)),
+            ("overlap", |i| i.mappings[1] = i.mappings[0]),
+            ("above", |i| i.mappings[1].address = 0x7fff_ffff_f000),
+            ("overflow", |i| i.mappings[1].bytes = u64::MAX - 0xfff),
+            ("protection", |i| i.mappings[0].protection = 8),
+            ("file", |i| i.mappings[0].file = Some(FILES)),
+            ("continuation", |i| {
+                i.mappings[0].address = CONTINUATION_START - 0x1000;
+            }),
+            ("end of the continuation", |i| {
+                i.mappings[0].address = CONTINUATION_START + CONTINUATION_BYTES - 0x1000;
+            }),
+            ("written first", |i| {
+                i.written_first[0].0 = CONTINUATION_START
+            }),
+            ("kernel", |i| {
+                i.kernel_mappings[0].address = CONTINUATION_START
+            }),
+            ("passed", |i| {
+                i.descriptors[0].kind = DescriptorKind::Passed(PASSED);
+            }),
+            ("twice", |i| i.descriptors.push(i.descriptors[0])),
+        ];
+        for (name, change) in changes {
+            let mut image = image();
+            change(&mut image);
+            assert!(image.check(FILES, PASSED).is_err(), "{name}");
+        }
+
+        for number in [-1, 0, 2, MAX_IMAGE_DESCRIPTORS, i32::MAX] {
+            let mut image = image();
+            image.descriptors[0].number = number;
+            assert!(image.check(FILES, PASSED).is_err(), "{number}");
+        }
     }
 }

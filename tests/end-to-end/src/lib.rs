@@ -8,6 +8,7 @@ pub mod guest;
 pub mod index;
 pub mod netns;
 pub mod unprivileged;
+pub mod own_store;
 pub mod pty;
 pub mod server;
 pub mod servers;

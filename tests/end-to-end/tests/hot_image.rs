@@ -1,109 +1,17 @@
 //! VMs that continue from a saved QEMU process: by which requests, as whom, and what remains afterwards.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use fumehood_end_to_end::unprivileged::{copy_programs, copy_store};
+use fumehood_end_to_end::own_store::{BUILD, OwnStore, RUN, files_below, finish_ok, says_hi};
 use fumehood_end_to_end::{
-    descendants, engine, finish, fumehood, is_alive, json, request_ok, send, shell, shell_ok,
-    status, wait_until,
+    descendants, engine, fumehood, is_alive, json, request_ok, send, shell, shell_ok, status,
+    wait_until,
 };
 use fumehood_engine::image::Store;
 use fumehood_engine::{Language, RunRequest, Sandbox, VmOrigin};
 use rustix::process::Signal;
-use serde_json::Value;
-
-const BUILD: [&str; 5] = ["template", "build", "-l", "shell", "--no-network"];
-const RUN: [&str; 6] = ["run", "--json", "-l", "shell", "-c", "echo hi"];
-
-/// A store with a copy of the image, of which another user may be the owner.
-struct OwnStore {
-    place: tempfile::TempDir,
-    program: PathBuf,
-}
-
-impl OwnStore {
-    fn new() -> Self {
-        let place = copy_store();
-        let program = copy_programs(place.path());
-        Self { place, program }
-    }
-
-    fn path(&self) -> &Path {
-        self.place.path()
-    }
-
-    fn command(&self, args: &[&str]) -> Command {
-        let mut command = Command::new(&self.program);
-        command.args(args);
-        self.settings(&mut command);
-        command
-    }
-
-    fn settings(&self, command: &mut Command) {
-        command
-            .env("FUMEHOOD_HOME", self.path())
-            .env("FUMEHOOD_NO_SERVER", "1")
-            .env_remove("FUMEHOOD_LAUNCHER");
-    }
-
-    /// As an ordinary user, if the tests run as root.
-    fn unprivileged_command(&self, args: &[&str]) -> Command {
-        if !rustix::process::geteuid().is_root() {
-            return self.command(args);
-        }
-        let mut command = Command::new("setpriv");
-        command
-            .args(["--reuid=65534", "--regid=65534", "--clear-groups"])
-            .arg(&self.program)
-            .args(args);
-        self.settings(&mut command);
-        command
-    }
-
-    fn build(&self, options: &[&str]) {
-        finish_ok(self.command(&[&BUILD, options].concat()));
-    }
-
-    /// The files of its hot images that are finished.
-    fn images(&self) -> Vec<PathBuf> {
-        files_below(&self.path().join("hot-images"))
-            .into_iter()
-            .filter(|path| path.ends_with("pages"))
-            .collect()
-    }
-}
-
-/// Returns the standard output of a command that succeeds.
-fn finish_ok(command: Command) -> String {
-    let output = finish(command);
-    let stderr = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{stderr}");
-    String::from_utf8(output.stdout).unwrap()
-}
-
-/// Returns the outcome of a run that prints `hi`.
-fn says_hi(command: Command) -> Value {
-    let outcome: Value = serde_json::from_str(&finish_ok(command)).unwrap();
-    assert_eq!(outcome["stdout"], "hi\n", "{outcome}");
-    outcome
-}
-
-fn files_below(directory: &Path) -> Vec<PathBuf> {
-    let mut found = Vec::new();
-    for entry in std::fs::read_dir(directory).into_iter().flatten().flatten() {
-        let path = entry.path();
-        if path.is_dir() {
-            found.extend(files_below(&path));
-        } else {
-            found.push(path);
-        }
-    }
-    found
-}
-
 /// Whether the QEMU of a sandbox continued from a process image: it was never executed.
 fn is_continued(sandbox: &Sandbox) -> bool {
     let executed = std::fs::read_link(format!("/proc/{}/exe", sandbox.process_id())).unwrap();
@@ -377,7 +285,7 @@ fn images_are_readable_only_by_their_owner() {
     use std::os::unix::fs::PermissionsExt;
     let mut command = fumehood();
     command.args(RUN);
-    says_hi(command);
+    let _ = says_hi(command);
     let shelf = Store::default_root().unwrap().join("hot-images");
     let mode = shelf.metadata().unwrap().permissions().mode();
     assert_eq!(mode & 0o077, 0, "{mode:o}");

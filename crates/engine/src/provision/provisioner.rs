@@ -147,14 +147,18 @@ impl Provisioner {
         let admitted = self.admit(spec.shape.memory_mib).await?;
         let greeting = Greeting { init, protocol };
 
-        let mut started = self.continue_hot_image(spec, greeting).await;
-        if started.is_none() {
-            started = self.restore_template(spec, greeting).await;
-        }
-        let started = match started {
-            Some(started) => started,
-            None => self.boot(&spec.shape, greeting).await?,
+        let (started, failure) = match self.continue_hot_image(spec, greeting).await {
+            Some(Ok(started)) => (started, None),
+            Some(Err(error)) => (self.start_without_image(spec, greeting).await?, Some(error)),
+            None => (self.start_without_image(spec, greeting).await?, None),
         };
+
+        // The other start shows that the host is not at fault, which may be short of memory or descriptors.
+        if let Some(error) = failure {
+            let reason = error.to_string();
+            self.hot_images
+                .discard(&self.templates, &self.factory, spec, &reason);
+        }
 
         self.request_missing(spec, started.source, protocol);
         Ok(self.acquired(started, admitted))
@@ -221,22 +225,25 @@ impl Provisioner {
         })
     }
 
-    /// Continues the hot image of a specification. Returns `None` if there is none, or if it does not continue: then it is
-    /// removed.
+    /// Continues the hot image of a specification. Returns `None` if there is none.
     async fn continue_hot_image(
         &self,
         spec: &TemplateSpec,
         greeting: Greeting<'_>,
-    ) -> Option<Started> {
+    ) -> Option<Result<Started, Error>> {
         let image = self.hot_image(spec, greeting.protocol)?;
-        match self.continue_process(&image, greeting).await? {
-            Ok(started) => Some(Started::from_state(started, &image, VmOrigin::HotImage)),
-            Err(error) => {
-                let reason = error.to_string();
-                self.hot_images
-                    .discard(&self.templates, &self.factory, spec, &reason);
-                None
-            }
+        let continued = self.continue_process(&image, greeting).await?;
+        Some(continued.map(|started| Started::from_state(started, &image, VmOrigin::HotImage)))
+    }
+
+    async fn start_without_image(
+        &self,
+        spec: &TemplateSpec,
+        greeting: Greeting<'_>,
+    ) -> Result<Started, Error> {
+        match self.restore_template(spec, greeting).await {
+            Some(started) => Ok(started),
+            None => self.boot(&spec.shape, greeting).await,
         }
     }
 

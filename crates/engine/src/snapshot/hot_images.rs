@@ -7,7 +7,7 @@ use fumehood_protocol::PROTOCOL_VERSION;
 use fumehood_qemu::IMAGE_VERSION;
 
 use super::continuation::continue_guest;
-use super::image_files::{FileIdentity, Libraries, load, save};
+use super::image_files::{FileIdentity, Libraries, LoadError, load, save};
 use super::image_lifetime::{Attempts, Lifetime};
 use super::restore::WaitingProcess;
 use super::state::{Snapshot, WithProcess};
@@ -230,8 +230,12 @@ impl HotImages {
                 let machine = factory.machine(spec.shape.clone());
                 Some((Snapshot::hot(machine, process), age))
             }
-            Err(reason) => {
+            Err(LoadError::Unusable(reason)) => {
                 self.shelf.discard(&key, &reason);
+                None
+            }
+            Err(error @ LoadError::NotOpened(_)) => {
+                tracing::warn!(%error, "opening a hot image failed");
                 None
             }
         }
@@ -296,8 +300,12 @@ impl HotImages {
             return Err(Error::new(ErrorKind::Host, message));
         };
 
+        // An image that cannot be used is removed, so that it does not count.
+        let (label, max_age) = (label(spec), self.max_age(spec));
+        drop(self.open(templates, factory, spec, max_age));
+
         // Only one process creates an image. An image that is in use is replaced by a younger one.
-        let (shelf, label, max_age) = (self.shelf.clone(), label(spec), self.max_age(spec));
+        let shelf = self.shelf.clone();
         let started = tokio::task::spawn_blocking(move || shelf.create(&key, &label, max_age));
         let draft = match started.await.map_err(|e| not_saved(&e))? {
             Ok(Some(draft)) => Ok(draft),
@@ -408,6 +416,7 @@ fn load_template(
 ) -> Result<(Snapshot, FileIdentity), Error> {
     let identity = || {
         let file = templates.open_ram(factory, spec)?;
+        let file = file.ok_or("its template is missing")?;
         FileIdentity::of_file(&file).map_err(|e| e.to_string())
     };
 

@@ -1,6 +1,7 @@
 //! The files of a hot image: the store's own, and those of others that it maps.
 
 use std::collections::HashMap;
+use std::fmt::Display;
 use std::fs::{File, Metadata};
 use std::io;
 use std::os::unix::fs::MetadataExt;
@@ -8,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
 use fumehood_image::{HotImage, HotImageWriter};
-use fumehood_qemu::{GuestRange, ProcessImage, SavedFile, SavedProcess};
+use fumehood_qemu::{GuestRange, ImageError, ProcessImage, SavedFile, SavedProcess};
 use serde::{Deserialize, Serialize};
 
 use super::state::Snapshot;
@@ -70,60 +71,96 @@ impl FileIdentity {
     }
 }
 
+/// Why an image is not used.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum LoadError {
+    /// It is of no use any more.
+    #[error("{0}")]
+    Unusable(String),
+    /// It could not be opened, which says nothing about it: this process may be short of descriptors or memory.
+    #[error("{0}")]
+    NotOpened(String),
+}
+
+impl LoadError {
+    fn not_opened(error: impl Display) -> Self {
+        Self::NotOpened(error.to_string())
+    }
+
+    /// Returns the error of a path that an image maps.
+    fn of_path(path: &Path) -> impl Fn(io::Error) -> Self {
+        move |error| {
+            let message = format!("{}: {error}", path.display());
+            match error.kind() {
+                io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => Self::Unusable(message),
+                _ => Self::NotOpened(message),
+            }
+        }
+    }
+}
+
 /// The programs and libraries that images map, which most of them have in common: each is opened once.
 #[derive(Debug, Default)]
 pub(super) struct Libraries(Mutex<HashMap<PathBuf, (FileIdentity, SavedFile)>>);
 
 impl Libraries {
     /// Opens a library that has not changed since an image was created.
-    fn open(&self, path: PathBuf, recorded: FileIdentity) -> Result<SavedFile, String> {
-        let failed = |e: io::Error| format!("{}: {e}", path.display());
-        if FileIdentity::of_path(&path).map_err(failed)? != recorded {
-            return Err(format!("{} was changed", path.display()));
+    fn open(&self, path: PathBuf, recorded: FileIdentity) -> Result<SavedFile, LoadError> {
+        let failed = LoadError::of_path(&path);
+        if FileIdentity::of_path(&path).map_err(&failed)? != recorded {
+            return Err(LoadError::Unusable(format!(
+                "{} was changed",
+                path.display()
+            )));
         }
 
         let mut opened = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         match opened.get(&path) {
             Some((identity, file)) if *identity == recorded => Ok(file.clone()),
             _ => {
-                let file = SavedFile::open(&path).map_err(failed)?;
-                opened.insert(path, (recorded, file.clone()));
+                let file = SavedFile::open(&path).map_err(&failed)?;
+                opened.insert(path.clone(), (recorded, file.clone()));
                 Ok(file)
             }
         }
     }
 }
 
-/// Opens everything that an image maps. `open_template` opens the memory of its template.
+/// Opens everything that an image maps. `open_template` opens the memory of its template, if that exists.
 ///
 /// # Errors
-/// Returns why the image cannot be used.
+/// [`LoadError`].
 pub(super) fn load(
     stored: HotImage,
     libraries: &Libraries,
-    open_template: impl Fn() -> Result<File, String>,
-) -> Result<SavedProcess, String> {
-    let text = |e: &dyn std::fmt::Display| e.to_string();
+    open_template: impl Fn() -> Result<Option<File>, String>,
+) -> Result<SavedProcess, LoadError> {
+    let unusable = |e: &dyn Display| LoadError::Unusable(e.to_string());
+    let not_opened = LoadError::not_opened;
     let Description {
         process,
         guest_memory,
         files: mapped,
-    } = serde_json::from_slice(&stored.description).map_err(|e| text(&e))?;
+    } = serde_json::from_slice(&stored.description).map_err(|e| unusable(&e))?;
 
-    let mut files = vec![SavedFile::new(stored.pages, None).map_err(|e| text(&e))?];
+    let mut files = vec![SavedFile::new(stored.pages, None).map_err(not_opened)?];
     for file in mapped {
         files.push(match file {
             MappedFile::TemplateMemory(recorded) => {
-                let file = open_template()?;
-                if FileIdentity::of_file(&file).map_err(|e| text(&e))? != recorded {
-                    return Err("its template was built again".into());
+                let opened = open_template().map_err(LoadError::NotOpened)?;
+                let file = opened.ok_or_else(|| unusable(&"its template is missing"))?;
+                if FileIdentity::of_file(&file).map_err(not_opened)? != recorded {
+                    return Err(unusable(&"its template was built again"));
                 }
-                SavedFile::new(file, None).map_err(|e| text(&e))?
+                SavedFile::new(file, None).map_err(not_opened)?
             }
             MappedFile::Library(path, recorded) => libraries.open(path, recorded)?,
         });
     }
-    SavedProcess::new(process, guest_memory, files).map_err(|e| text(&e))
+    SavedProcess::new(process, guest_memory, files).map_err(|error| match error {
+        ImageError::Io(error) => not_opened(error),
+        other => unusable(&other),
+    })
 }
 
 /// Writes an image to the store. `template` is the file of the template's memory on disk.

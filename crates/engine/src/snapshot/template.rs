@@ -145,7 +145,7 @@ impl Templates {
             .ok()
     }
 
-    /// Opens the file of a template's memory.
+    /// Opens the file of a template's memory. Returns `None` if there is no such template.
     ///
     /// # Errors
     /// A message.
@@ -153,12 +153,12 @@ impl Templates {
         &self,
         factory: &VmFactory,
         spec: &TemplateSpec,
-    ) -> Result<File, String> {
+    ) -> Result<Option<File>, String> {
         let opened = self.store.open(&self.key(factory, spec));
-        let template = opened
+        let ram = opened
             .map_err(|e| e.to_string())?
-            .ok_or("its template is missing")?;
-        template.ram().try_clone().map_err(|e| e.to_string())
+            .map(|template| template.ram().try_clone());
+        ram.transpose().map_err(|e| e.to_string())
     }
 
     /// Forgets a template that could not be loaded. The next request opens it again and hashes its files: if they are

@@ -7,6 +7,8 @@ mod continuation;
 mod steps;
 mod descriptors;
 mod state;
+#[cfg(test)]
+mod tests;
 
 pub use continuation::Continuation;
 pub use descriptors::{

@@ -10,6 +10,9 @@ pub const CONTINUATION_START: u64 = 32 << 30;
 /// The size of that memory, in bytes. Only what is used takes memory.
 pub const CONTINUATION_BYTES: u64 = 16 << 20;
 
+// A heap of a program at a fixed address starts up to 1 GiB above it, and the launcher is such a program.
+const _: () = assert!(CONTINUATION_START >= 2 << 30);
+
 /// Where the parts of that memory start: code, steps, data that the steps refer to, and a place for mappings of the kernel.
 pub(super) const STEPS_START: u64 = CONTINUATION_START + PAGE;
 pub(super) const DATA_START: u64 = CONTINUATION_START + (4 << 20);
