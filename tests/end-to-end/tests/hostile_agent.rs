@@ -184,16 +184,13 @@ async fn error_after<T: std::fmt::Debug>(
     let mut transfer = pin!(transfer);
     let begun = async {
         while !has_begun() {
-            tokio::time::sleep(Duration::from_millis(10)).await;
+            tokio::select! {
+                result = &mut transfer => panic!("{result:?}"),
+                () = tokio::time::sleep(Duration::from_millis(10)) => {}
+            }
         }
     };
-    let begun = within_deadline("the start of a transfer", async {
-        tokio::select! {
-            result = &mut transfer => panic!("{result:?}"),
-            () = begun => {}
-        }
-    });
-    begun.await;
+    within_deadline("the start of a transfer", begun).await;
 
     tokio::time::pause();
     tokio::time::advance(stall).await;
@@ -214,12 +211,11 @@ async fn transfers_that_stall_time_out() {
     let hostile = HostileImage::new("");
     let directory = tempfile::tempdir().unwrap();
     let place = directory.path();
-
     let sandbox = hostile.sandbox().await;
     let target = place.join("file");
     let file = tokio::fs::File::create(&target).await.unwrap();
-    let download = sandbox.files();
-    let download = download.download("/a byte a second", file);
+    let files = sandbox.files();
+    let download = files.download("/a byte a second", file);
     let (kind, text) = error_after(FILE_STALL, download, || {
         target.metadata().unwrap().len() > 0
     })

@@ -122,3 +122,16 @@ identifier!(
         && !FRAMING.contains(&text.to_ascii_lowercase().as_str()),
     str::to_ascii_lowercase
 );
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_id_of_a_rule_is_no_part_of_a_path() {
+        for text in [".", ".."] {
+            assert!(text.parse::<RuleId>().is_err(), "{text}");
+        }
+        assert!("...".parse::<RuleId>().is_ok());
+    }
+}
