@@ -404,7 +404,7 @@ fn load_template(
 ) -> Result<(Snapshot, FileIdentity), Error> {
     let identity = || {
         let file = templates.open_ram(factory, spec)?;
-        FileIdentity::of_file(&file).map_err(|e| e.to_string())
+        FileIdentity::of_template(&file).map_err(|e| e.to_string())
     };
 
     let before = identity().map_err(|why| not_saved(&why))?;
