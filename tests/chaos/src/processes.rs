@@ -74,6 +74,11 @@ pub(crate) fn signal(pid: u32, signal: Signal) {
     }
 }
 
+/// Returns the number of descriptors that a process has open.
+pub(crate) fn all_descriptors(pid: u32) -> usize {
+    fs::read_dir(format!("/proc/{pid}/fd")).map_or(0, Iterator::count)
+}
+
 /// Returns the number of descriptors that a process has open. Those of hot images do not count: they are opened when the
 /// first VM continues from one, and stay open.
 pub(crate) fn descriptors(pid: u32) -> usize {
