@@ -16,6 +16,7 @@ use crate::neighbour::Neighbour;
 use crate::places::{Places, link_tree, private_directory};
 use crate::random::Random;
 use crate::report::Report;
+use crate::work::CommandJob;
 use crate::world::{Server, World, tail};
 use crate::{namespaces, table};
 
@@ -136,6 +137,18 @@ fn link_templates(from: &Path, to: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Creates the hot images of all templates, so that none is created while a fault is injected.
+///
+/// # Errors
+/// Fails if one cannot be created.
+fn build_hot_images(world: &World) -> anyhow::Result<()> {
+    private_directory(&world.places.store.join("hot-images"))?;
+    let job = CommandJob::start(world, &["template", "build"], false)?;
+    let ended = job.finish(world.deadline(240))?;
+    ensure!(ended.exit == Some(0), "building hot images: {ended:?}");
+    Ok(())
+}
+
 fn random_seed() -> u64 {
     let now = SystemTime::now().duration_since(UNIX_EPOCH);
     now.map_or(0, |now| now.as_nanos() as u64 % 1_000_000_007)
@@ -209,6 +222,7 @@ impl Campaign {
         let places = |name: &str| Places::make(root.join(name), store.clone());
         let neighbour = World::new(program.clone().into(), places("neighbour")?);
         let mut world = World::new(program.into(), places("struck")?);
+        build_hot_images(&world)?;
         let neighbour = Neighbour::start(neighbour, seed)?;
 
         let server = Server::start(&world, &[])?;

@@ -20,6 +20,9 @@ const WITHIN_S: u64 = 15;
 /// minutes, and the allocator's reserves are below this.
 const MEMORY_MIB: u64 = 96;
 
+/// Templates that the server may hold in memory, with one descriptor each, since hot images did not continue.
+const TEMPLATES: usize = 6;
+
 /// Files of a store, a state and a runtime directory that may come and go.
 const KNOWN: [&str; 7] = [
     "server.sqlite",
@@ -122,7 +125,7 @@ impl Floor {
         more(
             "descriptors of the server",
             descriptors,
-            self.descriptors,
+            self.descriptors + TEMPLATES,
             &mut left,
         );
         more("mounts", mounts(), self.mounts, &mut left);
@@ -191,7 +194,7 @@ fn files(places: &Places) -> BTreeSet<PathBuf> {
     ];
 
     let mut all: BTreeSet<PathBuf> = directories.iter().flat_map(|d| files_below(d)).collect();
-    for cache in ["templates", "layers"] {
+    for cache in ["templates", "hot-images", "layers"] {
         let entries = fs::read_dir(places.store.join(cache)).into_iter().flatten();
         let paths = entries.flatten().map(|entry| entry.path());
         all.extend(paths.filter(staging));

@@ -1,6 +1,7 @@
 //! The processes of this run: all that its process namespace has.
 
 use std::fs;
+use std::path::PathBuf;
 
 use rustix::process::{Pid, Signal, kill_process};
 
@@ -74,8 +75,24 @@ pub(crate) fn signal(pid: u32, signal: Signal) {
 }
 
 /// Returns the number of descriptors that a process has open.
-pub(crate) fn descriptors(pid: u32) -> usize {
+pub(crate) fn all_descriptors(pid: u32) -> usize {
     fs::read_dir(format!("/proc/{pid}/fd")).map_or(0, Iterator::count)
+}
+
+/// Returns the number of descriptors that a process has open. Those of hot images do not count: they are opened when the
+/// first VM continues from one, and stay open.
+pub(crate) fn descriptors(pid: u32) -> usize {
+    let entries = fs::read_dir(format!("/proc/{pid}/fd"))
+        .into_iter()
+        .flatten();
+    let targets = entries.flatten().map(|entry| fs::read_link(entry.path()));
+    let is_counted = |target: &PathBuf| {
+        let of_image = ["templates", "hot-images", "lib", "x86_64-linux-gnu"];
+        let mut parts = target.iter();
+        let is_program = target.starts_with("/usr/bin");
+        !is_program && !parts.any(|part| of_image.iter().any(|name| part == *name))
+    };
+    targets.flatten().filter(is_counted).count()
 }
 
 /// Returns a process's memory that belongs to no file, in KiB.

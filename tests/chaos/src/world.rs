@@ -72,6 +72,10 @@ impl World {
             .env("UV_DEFAULT_INDEX", crate::addresses::INDEX)
             .env("PIP_CONFIG_FILE", "/dev/null")
             .env_remove("FUMEHOOD_NO_SERVER");
+        // A store without hot images stays so: none is created in the background while a fault is injected.
+        if !places.store.join("hot-images").is_dir() {
+            command.env("FUMEHOOD_HOT_IMAGES", "off");
+        }
     }
 
     /// Returns the time that comes after this many seconds on an idle machine.

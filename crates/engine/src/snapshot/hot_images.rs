@@ -417,7 +417,7 @@ fn load_template(
     let identity = || {
         let file = templates.open_ram(factory, spec)?;
         let file = file.ok_or("its template is missing")?;
-        FileIdentity::of_file(&file).map_err(|e| e.to_string())
+        FileIdentity::of_template(&file).map_err(|e| e.to_string())
     };
 
     let before = identity().map_err(|why| not_saved(&why))?;

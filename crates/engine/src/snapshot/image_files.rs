@@ -45,12 +45,16 @@ pub(super) struct FileIdentity {
 }
 
 impl FileIdentity {
-    /// Returns the identity of an open file.
+    /// Returns the identity of the file of a template's memory, whose contents the store verifies. A link to it, as a backup
+    /// makes one, is no change.
     ///
     /// # Errors
     /// Returns the operating system's error.
-    pub(super) fn of_file(file: &File) -> io::Result<Self> {
-        Ok(Self::of(&file.metadata()?))
+    pub(super) fn of_template(file: &File) -> io::Result<Self> {
+        Ok(Self {
+            changed: 0,
+            ..Self::of(&file.metadata()?)
+        })
     }
 
     fn of_path(path: &Path) -> io::Result<Self> {
@@ -149,7 +153,7 @@ pub(super) fn load(
             MappedFile::TemplateMemory(recorded) => {
                 let opened = open_template().map_err(LoadError::NotOpened)?;
                 let file = opened.ok_or_else(|| unusable(&"its template is missing"))?;
-                if FileIdentity::of_file(&file).map_err(not_opened)? != recorded {
+                if FileIdentity::of_template(&file).map_err(not_opened)? != recorded {
                     return Err(unusable(&"its template was built again"));
                 }
                 SavedFile::new(file, None).map_err(not_opened)?
@@ -206,20 +210,24 @@ mod tests {
     fn a_file_that_was_replaced_or_changed_has_another_identity() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("ram");
+        let both = || {
+            let template = FileIdentity::of_template(&File::open(&path).unwrap()).unwrap();
+            [FileIdentity::of_path(&path).unwrap(), template]
+        };
         std::fs::write(&path, "one").unwrap();
-        let first = FileIdentity::of_path(&path).unwrap();
-        assert_eq!(
-            FileIdentity::of_file(&File::open(&path).unwrap()).unwrap(),
-            first
-        );
+        let first = both();
 
         let other = directory.path().join("other");
         std::fs::write(&other, "two").unwrap();
         std::fs::rename(&other, &path).unwrap();
-        let replaced = FileIdentity::of_path(&path).unwrap();
-        assert_ne!(replaced, first);
+        let replaced = both();
+        assert!(replaced[0] != first[0] && replaced[1] != first[1]);
 
         std::fs::write(&path, "three").unwrap();
-        assert_ne!(FileIdentity::of_path(&path).unwrap(), replaced);
+        let changed = both();
+        assert!(changed[0] != replaced[0] && changed[1] != replaced[1]);
+
+        std::fs::hard_link(&path, directory.path().join("backup")).unwrap();
+        assert_eq!(both()[1], changed[1]);
     }
 }

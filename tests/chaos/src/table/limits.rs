@@ -127,7 +127,7 @@ fn descriptors(s: &mut Scene<'_>) -> anyhow::Result<Ended> {
         .and_then(|rest| rest.split_ascii_whitespace().next())
         .context("no limit of descriptors")?;
     // Enough for the connection, and for a random part of what a VM needs.
-    let most = processes::descriptors(pid) as u64 + 2 + s.random.below(24);
+    let most = processes::all_descriptors(pid) as u64 + 2 + s.random.below(24);
 
     limit(pid, &format!("--nofile={most}:"))?;
     let (socket, deadline) = (s.world.places.socket(), s.world.deadline(s.within_s));

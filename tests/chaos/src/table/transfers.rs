@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use crate::fault::{Fault, Promise, Scene};
 use crate::http::Exchange;
-use crate::places::files_below;
+use crate::places::{files_below, private_directory};
 use crate::processes;
 use crate::work::{CommandJob, Ended};
 use crate::world::{Server, World};
@@ -202,7 +202,11 @@ fn download(s: &mut Scene<'_>) -> anyhow::Result<Ended> {
 /// the first is left.
 fn interrupted(s: &mut Scene<'_>, without: &[&str], args: &[&str]) -> anyhow::Result<Ended> {
     let mut own = s.own_world()?;
-    own.own_store(&[], without)?;
+    let store = own.own_store(&[], without)?;
+    if without.contains(&"templates") {
+        // Hot images are created, too.
+        private_directory(&store.join("hot-images"))?;
+    }
 
     let job = CommandJob::start(&own.world, args, false)?;
     thread::sleep(Duration::from_millis(s.random.below(3000)).mul_f64(s.world.scale));
@@ -216,7 +220,7 @@ fn interrupted(s: &mut Scene<'_>, without: &[&str], args: &[&str]) -> anyhow::Re
 
 /// Checks that no entry of the store is unfinished.
 fn check_store(world: &World) -> anyhow::Result<()> {
-    for cache in ["templates", "layers"] {
+    for cache in ["templates", "hot-images", "layers"] {
         let left = unfinished(&world.places.store.join(cache));
         ensure!(left.is_empty(), "unfinished: {left:?}");
     }
