@@ -11,7 +11,7 @@ use crate::packages;
 use crate::shell::{self, cargo};
 
 /// Fuzz targets: first those that read input of a guest, then those of callers and of files.
-const TARGETS: [&str; 13] = [
+const TARGETS: [&str; 14] = [
     "frames",
     "client_hello",
     "dns",
@@ -25,6 +25,7 @@ const TARGETS: [&str; 13] = [
     "mcp_params",
     "policy_document",
     "manifest",
+    "process_image",
 ];
 
 /// For how many seconds each target runs by default.

@@ -399,7 +399,11 @@ fn qemu_is_isolated_as_seen_from_outside() {
             assert!(is_needed, "{file} is in QEMU's root");
         }
 
-        assert!(found.len() > 10, "{found:?}");
+        // A process that continued from a hot image has mapped everything before.
+        let executed = std::fs::read_link(format!("/proc/{qemu}/exe")).unwrap();
+        let is_continued = executed.ends_with("fumehood-launcher");
+        assert!(found.len() > 10 || is_continued, "{found:?}");
+        assert!(found.is_empty() || !is_continued, "{found:?}");
     }
 
     let descriptors = std::fs::read_dir(format!("/proc/{qemu}/fd")).unwrap();

@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 
 use fumehood_end_to_end::own_store::{BUILD, OwnStore, RUN, files_below, finish_ok, says_hi};
 use fumehood_end_to_end::{
-    descendants, engine, fumehood, is_alive, json, request_ok, send, shell, shell_ok, status,
-    wait_until,
+    descendants, engine, fumehood, is_alive, is_long, json, request_ok, send, shell, shell_ok,
+    status, wait_until,
 };
 use fumehood_engine::image::Store;
 use fumehood_engine::{Language, RunRequest, Sandbox, VmOrigin};
@@ -240,7 +240,7 @@ fn a_killed_build_leaves_no_process_and_no_image() {
     store.build(&[]);
     let whole = start.elapsed();
 
-    let moments = 8;
+    let moments = if is_long() { 16 } else { 5 };
     for moment in 0..moments {
         std::fs::remove_dir_all(&image).unwrap();
         let mut child = start_build(&store);

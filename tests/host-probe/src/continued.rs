@@ -11,7 +11,8 @@ use rustix::event::{PollFd, PollFlags, poll};
 use serde_json::json;
 
 use crate::breaches::Breaches;
-use crate::{Layer, WALLS, files, verdict};
+use crate::files;
+use crate::walls::{Layer, WALLS, verdict};
 
 /// The first argument of a probe that waits for its owner. The second one is the number of a socket.
 pub(crate) const WAIT: &str = "wait";
