@@ -9,7 +9,7 @@ use crate::agent::GuestInit;
 use crate::agent_connection::AgentConnection;
 use crate::config::{Config, Qemu, TemplateUse, image_error, open_store};
 use crate::error::{Error, ErrorKind};
-use crate::host::{Accelerator, check_descriptor_limit, select_accelerator};
+use crate::host::{Accelerator, allows_hot_images, check_descriptor_limit, select_accelerator};
 use crate::layers::PackageLayers;
 use crate::network::{ActiveNetwork, PreparedNetwork, Uplink};
 use crate::packages::ProgressCallback;
@@ -82,7 +82,8 @@ impl Engine {
         // With KVM there is no translated code to save.
         let are_hot_images_used = config.hot_images
             && config.templates != TemplateUse::Never
-            && accelerator == Accelerator::Tcg;
+            && accelerator == Accelerator::Tcg
+            && allows_hot_images();
         let hot_images = HotImages::new(&store, are_hot_images_used);
         let provisioner = Provisioner::new(
             config,

@@ -9,5 +9,6 @@ mod isolation;
 
 pub use accelerator::{Accelerator, AcceleratorChoice};
 pub(crate) use accelerator::{SelectedAccelerator, select_accelerator};
+pub(crate) use descriptor_limit::allows_hot_images;
 pub use descriptor_limit::check_descriptor_limit;
 pub use isolation::{Isolation, IsolationLayer, RequiredIsolation};

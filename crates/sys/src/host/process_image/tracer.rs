@@ -10,6 +10,9 @@ use super::state::{Registers, RestartableSequences, SignalAction, ThreadState};
 /// How long a thread may take to stop. It takes microseconds.
 const STOP_TIMEOUT: Duration = Duration::from_secs(2);
 
+/// Stops tracing a thread, which continues if it is stopped.
+const PTRACE_DETACH: libc::c_uint = 17;
+
 /// The encoding of the `syscall` instruction.
 const SYSCALL_INSTRUCTION: [u8; 2] = [0x0f, 0x05];
 
@@ -173,14 +176,20 @@ impl StoppedProcess {
             return Ok(());
         }
         seized?;
-        ptrace(PTRACE_INTERRUPT, id, 0, 0)?;
-        wait_for_stop(id)?;
-
-        self.threads.push(StoppedThread {
-            id,
-            registers: registers(id)?,
-        });
-        Ok(())
+        let stopped = ptrace(PTRACE_INTERRUPT, id, 0, 0)
+            .and_then(|()| wait_for_stop(id))
+            .and_then(|()| registers(id));
+        match stopped {
+            Ok(registers) => {
+                self.threads.push(StoppedThread { id, registers });
+                Ok(())
+            }
+            Err(error) => {
+                // Nobody else would let it go before this thread ends.
+                let _ = ptrace(PTRACE_DETACH, id, 0, 0);
+                Err(error.into())
+            }
+        }
     }
 
     /// Checks that a thread waits in a call that it can repeat.
@@ -268,7 +277,6 @@ impl StoppedProcess {
 
 impl Drop for StoppedProcess {
     fn drop(&mut self) {
-        const PTRACE_DETACH: libc::c_uint = 17;
         for thread in &self.threads {
             // Fails only if the thread has been killed.
             let _ = set_registers(thread.id, &as_interrupted(thread.registers));
