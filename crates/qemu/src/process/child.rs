@@ -27,6 +27,11 @@ impl OwnedChild {
         self.wait_with(WaitOptions::NOHANG)
     }
 
+    /// Waits until the child has ended.
+    pub(super) fn wait(&mut self) -> io::Result<()> {
+        self.wait_with(WaitOptions::empty()).map(drop)
+    }
+
     fn wait_with(&mut self, options: WaitOptions) -> io::Result<Option<ExitStatus>> {
         while self.status.is_none() {
             match waitpid(Some(self.pid), options) {

@@ -1,20 +1,22 @@
-use std::ffi::OsString;
+use std::ffi::{CString, OsString};
+use std::fs::File;
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use fumehood_launcher::{
     ContinueSpec, ExecuteSpec, IsolationLayer, LaunchSpec, LauncherMessage, Limits,
     MAX_PACKET_BYTES, Namespaces, Program, User, VERSION,
 };
-use fumehood_sys::host::spawn;
+use fumehood_sys::host::{SpawnSpec, spawn};
 use rustix::io::retry_on_intr;
 use rustix::net::sockopt::{Timeout, set_socket_timeout};
 use rustix::net::{
     AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, recv, send, socketpair,
 };
+use rustix::pipe::{PipeFlags, pipe_with};
 
 use super::cgroup::Cgroup;
 use super::child::OwnedChild;
@@ -58,14 +60,18 @@ impl LaunchAttempt<'_> {
         keep_alive: Option<KeepAlive>,
     ) -> Result<Process, LaunchError> {
         let request = self.encode_request(cgroup.as_ref())?;
-        let (mut launcher, socket) = self.start_launcher().map_err(|e| self.spawn_error(e))?;
-        let stderr = launcher.child.stderr.take();
+        let started = self.start_launcher().map_err(|e| self.spawn_error(e))?;
+        let StartedLauncher {
+            mut launcher,
+            socket,
+            stderr,
+        } = started;
 
         send(&socket, &request, SendFlags::NOSIGNAL).map_err(|e| self.spawn_error(e.into()))?;
         let (child, missing_layers) = self.wait_for_start(&socket)?;
 
         // The launcher itself exits right after it has cloned the process.
-        launcher.child.wait().map_err(|e| self.spawn_error(e))?;
+        launcher.wait().map_err(|e| self.spawn_error(e))?;
         Ok(Process::new(
             child,
             stderr,
@@ -135,22 +141,29 @@ impl LaunchAttempt<'_> {
         }
     }
 
-    /// Starts the launcher program. Returns it with the socket to it.
-    fn start_launcher(&self) -> io::Result<(LauncherProgram, OwnedFd)> {
+    /// Starts the launcher program.
+    fn start_launcher(&self) -> io::Result<StartedLauncher> {
         let kind = SocketType::SEQPACKET;
         let (ours, theirs) = socketpair(AddressFamily::UNIX, kind, SocketFlags::CLOEXEC, None)?;
         set_socket_timeout(&ours, Timeout::Recv, Some(MESSAGE_TIMEOUT))?;
+        let (stderr, their_stderr) = pipe_with(PipeFlags::CLOEXEC)?;
+        let null = File::options().write(true).open("/dev/null")?;
 
-        let mut command = Command::new(&self.config.launcher);
-        // A process that continues from an image registers its own restartable sequences.
-        command
-            .env_clear()
-            .env("GLIBC_TUNABLES", "glibc.pthread.rseq=0");
-        command.current_dir("/").stdin(theirs);
-        command.stdout(Stdio::null()).stderr(Stdio::piped());
+        let program = CString::new(self.config.launcher.as_os_str().as_bytes())?;
+        let pid = spawn(&SpawnSpec {
+            program: &program,
+            // A process that continues from an image registers its own restartable sequences.
+            environment: &[c"GLIBC_TUNABLES=glibc.pthread.rseq=0"],
+            streams: [theirs.as_fd(), null.as_fd(), their_stderr.as_fd()],
+            inherit: &self.spec.start.inherited(),
+        })?;
 
-        let child = spawn(command, &self.spec.start.inherited())?;
-        Ok((LauncherProgram { child }, ours))
+        let launcher = OwnedChild::new(pid).ok_or(io::ErrorKind::InvalidData)?;
+        Ok(StartedLauncher {
+            launcher,
+            socket: ours,
+            stderr,
+        })
     }
 
     /// Handles the launcher's messages until the program has started, which closes the socket.
@@ -213,15 +226,11 @@ fn failed(reason: impl std::fmt::Display) -> LaunchError {
     LaunchError::Other(ProcessError::Launch(reason.to_string()))
 }
 
-/// The running launcher program. Dropping it kills it and waits for its end.
-struct LauncherProgram {
-    child: Child,
-}
-
-impl Drop for LauncherProgram {
-    fn drop(&mut self) {
-        // Both fail only if it has been waited for already.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
+/// A launcher program that was started.
+struct StartedLauncher {
+    launcher: OwnedChild,
+    /// The socket to it.
+    socket: OwnedFd,
+    /// Its standard error, which becomes that of QEMU.
+    stderr: OwnedFd,
 }

@@ -1,6 +1,7 @@
 use std::convert::Infallible;
 use std::io;
-use std::process::{ChildStderr, ExitStatus};
+use std::os::fd::OwnedFd;
+use std::process::ExitStatus;
 use std::sync::mpsc::Sender;
 use std::time::{Duration, Instant};
 
@@ -34,21 +35,21 @@ pub struct Process {
 
 #[derive(Debug)]
 enum Stderr {
-    New(ChildStderr),
+    New(OwnedFd),
     Registered(pipe::Receiver),
 }
 
 impl Process {
     pub(super) fn new(
         child: OwnedChild,
-        stderr: Option<ChildStderr>,
+        stderr: OwnedFd,
         missing_layers: Vec<IsolationLayer>,
         cgroup: Option<Cgroup>,
         keep_alive: Option<KeepAlive>,
     ) -> Self {
         Self {
             child,
-            stderr: stderr.map(Stderr::New),
+            stderr: Some(Stderr::New(stderr)),
             stderr_tail: Vec::new(),
             missing_layers,
             _cgroup: cgroup,
@@ -93,7 +94,7 @@ impl Process {
             .stderr
             .take_if(|stderr| matches!(stderr, Stderr::New(_)))
         {
-            let receiver = pipe::Receiver::from_owned_fd(stderr.into())?;
+            let receiver = pipe::Receiver::from_owned_fd(stderr)?;
             self.stderr = Some(Stderr::Registered(receiver));
         }
 

@@ -33,5 +33,5 @@ pub use process_image::{
     MemoryLayout, Registers, RestartableSequences, SignalAction, StopError, StoppedProcess,
     ThreadState, duplicate_inherited, kernel_mappings, place_descriptors, signal_descriptor,
 };
-pub use spawn::{Credentials, can_setuid, close_fds_except, spawn};
+pub use spawn::{Credentials, SpawnSpec, can_setuid, close_fds_except, spawn};
 pub use tsc::tsc_khz;
