@@ -19,7 +19,11 @@ pub fn copy_store() -> tempfile::TempDir {
     let copy = tempfile::tempdir().expect("a directory");
     fs::set_permissions(copy.path(), Permissions::from_mode(0o755)).expect("its mode");
     let mut command = Command::new("cp");
-    command.arg("-a").arg(store.join("images")).arg(copy.path());
+    // With the launcher, for engines of this program.
+    command
+        .arg("-a")
+        .args([store.join("images"), store.join("bin")]);
+    command.arg(copy.path());
     assert!(command.status().expect("cp").success());
     copy
 }

@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::io::{Read, Write};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
-use std::process::{Child, Command};
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use super::{
@@ -19,6 +19,7 @@ struct Program(Child);
 impl Program {
     fn start(script: &str) -> Self {
         let mut command = Command::new("/bin/sh");
+        command.stdin(Stdio::piped()).stdout(Stdio::piped());
         Self(command.args(["-c", script]).spawn().unwrap())
     }
 
@@ -82,10 +83,31 @@ fn a_process_that_computes_is_not_stopped() {
     program.assert_released();
 }
 
+/// Looking at a process that computes changes none of its registers.
+#[test]
+fn a_process_that_is_looked_at_while_it_computes_computes_the_same() {
+    let script = "i=0; while [ $i -lt 300000 ]; do i=$((i + 1)); done; echo $i";
+    let mut program = Program::start(script);
+    let mut looked = 0;
+    while program.0.try_wait().unwrap().is_none() {
+        looked += usize::from(matches!(
+            StoppedProcess::stop(program.0.id()),
+            Err(StopError::Busy { .. })
+        ));
+    }
+
+    let mut output = String::new();
+    let mut stdout = program.0.stdout.take().unwrap();
+    stdout.read_to_string(&mut output).unwrap();
+    assert_eq!(output, "300000\n");
+    assert!(program.0.wait().unwrap().success());
+    assert!(looked > 10, "{looked}");
+}
+
 #[test]
 fn a_process_in_another_call_is_not_stopped() {
-    // The shell waits for its children, which a copy does not have.
-    let program = Program::start("sleep 600 | { read line; }");
+    // The shell waits for a line.
+    let program = Program::start("read line");
     program.stop_until(|result| match result {
         Err(StopError::Busy { what, .. }) => what.starts_with("in system call"),
         _ => false,

@@ -63,6 +63,8 @@ struct StoppedThread {
     id: i32,
     /// As the kernel reported them.
     registers: libc::user_regs_struct,
+    /// Whether it was made to make other calls, so that its own one is not continued by the kernel any more.
+    has_made_calls: bool,
 }
 
 impl StoppedProcess {
@@ -158,8 +160,9 @@ impl StoppedProcess {
     /// # Errors
     /// The error of the operating system.
     pub fn heap_end(&mut self) -> io::Result<u64> {
-        let StoppedThread { id, registers } = &self.threads[0];
-        let end = make_call(*id, &call_request(registers, libc::SYS_brk, [0; 4]))?;
+        let thread = &mut self.threads[0];
+        let request = call_request(&thread.registers, libc::SYS_brk, [0; 4]);
+        let end = thread.make_call(&request)?;
         Ok(end.cast_unsigned())
     }
 
@@ -181,7 +184,11 @@ impl StoppedProcess {
             .and_then(|()| registers(id));
         match stopped {
             Ok(registers) => {
-                self.threads.push(StoppedThread { id, registers });
+                self.threads.push(StoppedThread {
+                    id,
+                    registers,
+                    has_made_calls: false,
+                });
                 Ok(())
             }
             Err(error) => {
@@ -217,7 +224,7 @@ impl StoppedProcess {
     }
 
     fn thread_state(&mut self, at: usize) -> io::Result<ThreadState> {
-        let StoppedThread { id, registers } = &self.threads[at];
+        let StoppedThread { id, registers, .. } = &self.threads[at];
         let id = *id;
         let interrupted = as_interrupted(*registers);
 
@@ -247,8 +254,7 @@ impl StoppedProcess {
         at: usize,
         call: impl FnOnce(u64) -> (libc::c_long, [u64; 4]),
     ) -> io::Result<[u64; N]> {
-        let StoppedThread { id, registers } = &self.threads[at];
-        let id = *id;
+        let registers = &self.threads[at].registers;
 
         // Below the stack and its red zone, nothing is in use.
         let address = registers.rsp.wrapping_sub(4096) & !63;
@@ -257,7 +263,7 @@ impl StoppedProcess {
 
         let mut before = [0; 64];
         self.memory.read_exact_at(&mut before, address)?;
-        let result = make_call(id, &request);
+        let result = self.threads[at].make_call(&request);
         let mut answer = [0; 64];
         self.memory.read_exact_at(&mut answer, address)?;
         self.memory.write_all_at(&before, address)?;
@@ -278,8 +284,10 @@ impl StoppedProcess {
 impl Drop for StoppedProcess {
     fn drop(&mut self) {
         for thread in &self.threads {
-            // Fails only if the thread has been killed.
-            let _ = set_registers(thread.id, &as_interrupted(thread.registers));
+            // A thread that was only looked at, which may compute, is left as it is. Both fail only if it has been killed.
+            if thread.has_made_calls {
+                let _ = set_registers(thread.id, &as_interrupted(thread.registers));
+            }
             let _ = ptrace(PTRACE_DETACH, thread.id, 0, 0);
         }
     }
@@ -328,37 +336,54 @@ fn call_request(
     request
 }
 
-/// Runs a thread to the end of the call that its registers prepare, and returns the result of the call.
-fn make_call(id: i32, request: &libc::user_regs_struct) -> io::Result<i64> {
-    const PTRACE_SYSCALL: libc::c_uint = 24;
-    set_registers(id, request)?;
-    // At its start, and at its end.
-    for _ in 0..2 {
-        ptrace(PTRACE_SYSCALL, id, 0, 0)?;
-        wait_for_stop(id)?;
+impl StoppedThread {
+    /// Runs to the end of the call that these registers prepare, and returns the result of the call.
+    fn make_call(&mut self, request: &libc::user_regs_struct) -> io::Result<i64> {
+        const PTRACE_SYSCALL: libc::c_uint = 24;
+        self.has_made_calls = true;
+        set_registers(self.id, request)?;
+        // At its start, and at its end.
+        for _ in 0..2 {
+            ptrace(PTRACE_SYSCALL, self.id, 0, 0)?;
+            wait_for_stop(self.id)?;
+        }
+        Ok(registers(self.id)?.rax.cast_signed())
     }
-    Ok(registers(id)?.rax.cast_signed())
 }
 
-/// Waits until a thread of another process, which this thread traces, stops.
+/// Waits until a thread of another process, which this thread traces, stops. Its end is left to the one who waits for it.
 fn wait_for_stop(id: i32) -> io::Result<()> {
     let start = Instant::now();
     loop {
-        let mut status = 0;
-        let options = libc::__WALL | libc::__WNOTHREAD | libc::WNOHANG;
-        // SAFETY: `status` is valid for the call.
-        match unsafe { libc::waitpid(id, &raw mut status, options) } {
-            0 if start.elapsed() > STOP_TIMEOUT => return Err(io::ErrorKind::TimedOut.into()),
-            0 => std::thread::sleep(Duration::from_micros(20)),
-            -1 => {
-                let error = io::Error::last_os_error();
-                if error.kind() != io::ErrorKind::Interrupted {
-                    return Err(error);
-                }
-            }
-            _ if libc::WIFSTOPPED(status) => return Ok(()),
-            _ => return Err(io::Error::other("the process has ended")),
+        if has_changed(id, libc::WSTOPPED)? {
+            return Ok(());
         }
+        if has_changed(id, libc::WEXITED | libc::WNOWAIT)? {
+            return Err(io::Error::other("the process has ended"));
+        }
+        if start.elapsed() > STOP_TIMEOUT {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
+        std::thread::sleep(Duration::from_micros(20));
+    }
+}
+
+/// Returns whether a thread is in the state that the options of `waitid` name.
+fn has_changed(id: i32, state: libc::c_int) -> io::Result<bool> {
+    let options = state | libc::__WALL | libc::__WNOTHREAD | libc::WNOHANG;
+    // SAFETY: the structure consists of numbers, and is valid for the call, which fills it.
+    let (result, info) = unsafe {
+        let mut info = std::mem::zeroed::<libc::siginfo_t>();
+        let result = libc::waitid(libc::P_PID, id.cast_unsigned(), &raw mut info, options);
+        (result, info)
+    };
+    match result {
+        // SAFETY: the call has set it, to 0 if nothing was reported.
+        0 => Ok(unsafe { info.si_pid() } != 0),
+        _ => match io::Error::last_os_error() {
+            error if error.kind() == io::ErrorKind::Interrupted => Ok(false),
+            error => Err(error),
+        },
     }
 }
 
