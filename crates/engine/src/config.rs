@@ -48,7 +48,7 @@ pub struct Config {
     /// Whether VMs continue from hot images where these are supported: with software emulation, and if
     /// [`templates`](Self::templates) are used.
     pub hot_images: bool,
-    /// What is prepared ahead of requests.
+    /// The VMs and images to prepare ahead of requests.
     pub pool: Pool,
 }
 

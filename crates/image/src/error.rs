@@ -93,7 +93,7 @@ pub enum Error {
         part: String,
         /// The part's file.
         path: PathBuf,
-        /// What is wrong with it.
+        /// The reason.
         reason: String,
     },
     /// A part of a package layer does not match its manifest.

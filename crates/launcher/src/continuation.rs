@@ -16,7 +16,7 @@ use crate::filter;
 use crate::launch_spec::ContinueSpec;
 use crate::process_image::{DescriptorKind, MAX_IMAGE_BYTES, ProcessImage};
 
-/// An image, and what the new process needs of this one before it is isolated.
+/// An image, with everything that must be created before the isolation.
 #[derive(Debug)]
 pub(crate) struct PreparedImage {
     image: ProcessImage,

@@ -127,7 +127,7 @@ fn enter_cgroup(cgroup: &Cgroup) -> anyhow::Result<Option<std::os::fd::OwnedFd>>
     }
 }
 
-/// What a program needs that must be prepared before the isolation.
+/// The parts of a program that must be prepared before the isolation.
 enum Prepared {
     /// The filter allows one exec, of this path at its fixed address, and no mapping there.
     Execute(ExecPath, Vec<CString>),

@@ -29,7 +29,7 @@ pub struct LaunchSpec {
     pub limits: Limits,
 }
 
-/// What a launcher becomes.
+/// The program that a launcher becomes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Program {
     /// A program, which starts from its beginning.
@@ -56,7 +56,7 @@ pub struct ContinueSpec {
     pub image: RawFd,
     /// The files that it maps, in the order of their indexes.
     pub files: Vec<RawFd>,
-    /// What it gets from its owner, in the order of their indexes.
+    /// The descriptors from its owner, in the order of their indexes.
     pub descriptors: Vec<RawFd>,
 }
 

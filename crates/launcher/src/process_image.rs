@@ -66,14 +66,14 @@ pub struct Descriptor {
     pub number: RawFd,
     /// Whether reads and writes return instead of waiting.
     pub nonblocking: bool,
-    /// What it refers to.
+    /// The kind of file.
     pub kind: DescriptorKind,
 }
 
-/// What a descriptor refers to.
+/// The kind of file that a descriptor refers to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum DescriptorKind {
-    /// What the owner passes, by its index in [`Continue::descriptors`](crate::ContinueSpec::descriptors).
+    /// A descriptor that the owner passes, by its index in [`Continue::descriptors`](crate::ContinueSpec::descriptors).
     Passed(usize),
     /// The null device.
     Null,

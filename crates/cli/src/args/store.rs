@@ -85,7 +85,7 @@ pub(crate) struct TemplateBuildArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct MissingImageArgs {
-    /// What the run has missed, as JSON
+    /// The missing hot images, as JSON
     pub(crate) missing: String,
 }
 

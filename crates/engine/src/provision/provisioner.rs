@@ -55,7 +55,7 @@ pub(crate) struct AcquiredVm<C> {
     pub(crate) queue: Duration,
 }
 
-/// What a new guest is told.
+/// The first messages to a new guest.
 #[derive(Debug, Clone, Copy)]
 struct Greeting<'a> {
     init: &'a GuestInit,

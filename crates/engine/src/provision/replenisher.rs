@@ -81,7 +81,7 @@ async fn replenish_once(provisioner: &Provisioner) -> Result<Progress, Error> {
 
 /// Returns the next specification whose template or hot image is to be built.
 fn next_to_build(provisioner: &Provisioner) -> Option<TemplateSpec> {
-    // What requests have missed comes first, then what they use.
+    // Missing images come first, then those that expire soon.
     if let Some(spec) = provisioner.take_missing() {
         return Some(spec);
     }

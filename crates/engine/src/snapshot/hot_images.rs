@@ -474,7 +474,8 @@ async fn hot_snapshot(
     snapshot
 }
 
-/// Continues a VM from an image and runs a program in it. Returns the image with what was learned.
+/// Continues a VM from an image and runs a program in it. Returns the image with the list of pages that the
+/// VM has written.
 async fn try_out(
     factory: &VmFactory,
     spec: &TemplateSpec,

@@ -32,7 +32,7 @@ enum MappedFile {
     Library(PathBuf, FileIdentity),
 }
 
-/// What is different after a file was changed or replaced.
+/// The metadata that changes if a file is changed or replaced.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct FileIdentity {
     device: u64,

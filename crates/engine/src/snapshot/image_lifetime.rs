@@ -16,7 +16,7 @@ const RETRY_DELAY: (Duration, Duration) = (Duration::from_mins(1), Duration::fro
 /// Delay after another process was found to create the image: it takes some seconds.
 const OTHERS_DELAY: Duration = Duration::from_secs(5);
 
-/// What is left of an image that this engine uses.
+/// The remaining lifetime of an image that this engine uses.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Lifetime {
     renewal: Instant,

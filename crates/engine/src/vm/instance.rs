@@ -35,12 +35,12 @@ impl Monitor {
     }
 }
 
-/// What QEMU was passed, by which the descriptors of its process are recognized.
+/// The identities of the descriptors that QEMU was passed, by which they are recognized in its process.
 #[derive(Debug, Clone)]
 pub(crate) struct PassedIdentities {
     /// Disks and sockets, in an order that depends only on the machine.
     pub(crate) kept: Vec<DescriptorIdentity>,
-    /// What it has read at its start and needs no more: kernel, initial file system, memories.
+    /// Files that QEMU reads only at its start: kernel, initial file system, memories.
     pub(crate) read: Vec<DescriptorIdentity>,
 }
 
@@ -59,7 +59,7 @@ pub(crate) struct Vm {
 }
 
 impl Vm {
-    /// Takes a QEMU process that was started, what it was passed, and the host's ends of its console and
+    /// Takes a QEMU process that was started, its descriptors, and the host's ends of its console and
     /// monitor.
     pub(crate) fn new(
         process: Process,

@@ -72,7 +72,7 @@ pub enum ProcessStart {
     Continue {
         /// The image.
         saved: SavedProcess,
-        /// What is passed anew, in the order of [`ProcessToSave::passed`](crate::ProcessToSave::passed). They are closed here
+        /// The new descriptors, in the order of [`ProcessToSave::passed`](crate::ProcessToSave::passed). They are closed here
         /// after the start.
         descriptors: Vec<OwnedFd>,
     },

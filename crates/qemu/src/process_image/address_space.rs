@@ -68,7 +68,7 @@ impl Area {
         self.name.starts_with("[vvar") || matches!(&*self.name, "[vdso]" | "[vsyscall]")
     }
 
-    /// What is left of the preparation of a process that continued from an image: each continuation has its own. A QEMU that was
+    /// The area in which a continuation is prepared; each continuation has a new one. A QEMU that was
     /// executed has nothing there: it is loaded and allocates elsewhere.
     const fn is_of_continuation(&self) -> bool {
         self.start >= CONTINUATION_START && self.end <= CONTINUATION_START + CONTINUATION_BYTES
@@ -123,7 +123,7 @@ impl AddressSpaceWriter<'_> {
         };
         let changed = self.changed_pages(area, file.is_none())?;
 
-        // Runs of changed pages, and what is between them.
+        // Runs of changed pages alternate with runs of unchanged ones.
         let mut page = 0;
         while page < changed.len() {
             let is_changed = changed[page];

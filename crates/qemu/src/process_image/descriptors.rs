@@ -6,7 +6,7 @@ use fumehood_launcher::{Descriptor, DescriptorKind};
 
 use super::image_error::ImageError;
 
-/// What a descriptor refers to: the same file or socket in all processes that have it, under any number.
+/// The identity of an open file or socket, which is the same in all processes that have it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DescriptorIdentity {
     device: u64,
@@ -87,7 +87,7 @@ pub(super) fn read_descriptors(
     .collect()
 }
 
-/// Returns what a descriptor refers to, if it is nothing that the owner passes.
+/// Returns the kind of a descriptor that can be created again. Returns `None` for files and sockets.
 fn kind(target: &str, info: &str) -> Option<DescriptorKind> {
     let field = |name: &str| {
         info.lines()

@@ -81,7 +81,7 @@ pub fn spawn(spec: &SpawnSpec<'_>) -> io::Result<u32> {
     Err(io::Error::from_raw_os_error(child.error))
 }
 
-/// What the child needs to become a program.
+/// The parameters of the child.
 struct Child<'a> {
     /// The path and the other arguments, with a null pointer at the end.
     arguments: *const *const libc::c_char,

@@ -15,7 +15,7 @@ use crate::args::{HostArgs, MissingImageArgs};
 /// How long the process in the background may take: an image takes some 5 s.
 const DEADLINE: Duration = Duration::from_secs(60);
 
-/// What is added to the niceness of the process in the background.
+/// The amount added to the niceness of the background process.
 const NICENESS: i32 = 10;
 
 /// Starts a process that creates the hot images that VMs of this engine have missed, and does not wait for it. Call this

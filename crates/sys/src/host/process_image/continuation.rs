@@ -240,7 +240,7 @@ impl Continuation {
         execute(&self.steps, &self.data)
     }
 
-    /// Sets what the kernel knows about a thread, and returns to its registers.
+    /// Restores the state of a thread in the kernel, and returns to its registers.
     fn enter_thread(&mut self, thread: &ThreadState) {
         let (address, bytes) = thread.robust_list;
         if address != 0 {

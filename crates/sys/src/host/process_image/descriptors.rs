@@ -96,7 +96,7 @@ pub fn signal_descriptor(mask: u64) -> io::Result<OwnedFd> {
         )
     };
     let fd = check(i32::try_from(fd).unwrap_or(-1))?;
-    // SAFETY: the descriptor is new and belongs to nobody else.
+    // SAFETY: the descriptor is new, and has no other owner.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 

@@ -1,4 +1,4 @@
-//! What the kernel knows about a process besides its memory.
+//! The state of a process in the kernel, besides its memory.
 
 use serde::{Deserialize, Serialize};
 
@@ -44,7 +44,7 @@ pub struct RestartableSequences {
     pub signature: u32,
 }
 
-/// A thread that waits in a system call, and what the kernel knows about it.
+/// A thread that waits in a system call, with its state in the kernel.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ThreadState {
     /// Its registers when the call returns.

@@ -39,7 +39,7 @@ pub enum StopError {
     Busy {
         /// Its id.
         thread: i32,
-        /// What it was doing.
+        /// Its activity.
         what: String,
     },
     /// The kernel does not permit it, or the process has ended.
@@ -192,7 +192,7 @@ impl StoppedProcess {
                 Ok(())
             }
             Err(error) => {
-                // Nobody else would let it go before this thread ends.
+                // Otherwise it stays stopped until this thread ends.
                 let _ = ptrace(PTRACE_DETACH, id, 0, 0);
                 Err(error.into())
             }
