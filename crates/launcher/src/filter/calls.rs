@@ -1,6 +1,6 @@
 //! The system calls of QEMU. `docs/design/system-calls.md` says of each why it is allowed, and what bounds it.
 
-use fumehood_sys::host::{EXEC_PATH_ADDRESS, EXEC_PATH_END};
+use fumehood_sys::host::{EXEC_PATH_ADDRESS, EXEC_PATH_END, THREAD_FLAGS};
 
 use super::condition::{Condition, address, number};
 
@@ -169,18 +169,7 @@ const MADV_COLLAPSE: u64 = 25;
 const MADV_GUARD_INSTALL: u64 = 102;
 const MADV_GUARD_REMOVE: u64 = 103;
 
-/// The flags of a new thread, in glibc and musl. No new process, no namespace, no descriptor of a process.
-const THREAD: u64 = bits(
-    libc::CLONE_VM
-        | libc::CLONE_FS
-        | libc::CLONE_FILES
-        | libc::CLONE_SIGHAND
-        | libc::CLONE_THREAD
-        | libc::CLONE_SYSVSEM
-        | libc::CLONE_SETTLS
-        | libc::CLONE_PARENT_SETTID
-        | libc::CLONE_CHILD_CLEARTID,
-);
+const THREAD: u64 = bits(THREAD_FLAGS);
 
 /// musl sets this flag too; the kernel ignores it.
 const MUSL_CLONE_FLAG: u64 = bits(libc::CLONE_DETACHED);

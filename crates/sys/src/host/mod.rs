@@ -31,7 +31,8 @@ pub use mount_restriction::{MountRestriction, restrict_mounts};
 pub use process_image::{
     CONTINUATION_BYTES, CONTINUATION_START, Continuation, DescriptorPlacement, KernelMapping,
     MemoryLayout, Registers, RestartableSequences, SignalAction, StopError, StoppedProcess,
-    ThreadState, duplicate_inherited, kernel_mappings, place_descriptors, signal_descriptor,
+    THREAD_FLAGS, ThreadState, duplicate_inherited, kernel_mappings, place_descriptors,
+    signal_descriptor,
 };
 pub use spawn::{Credentials, SpawnSpec, can_setuid, close_fds_except, spawn};
 pub use tsc::tsc_khz;

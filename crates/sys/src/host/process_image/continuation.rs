@@ -13,8 +13,8 @@ const ADDRESSES_END: u64 = 0x7fff_ffff_f000;
 /// The number of signals.
 const SIGNALS: u64 = 64;
 
-/// The flags of a new thread, as glibc sets them.
-const THREAD: libc::c_int = libc::CLONE_VM
+/// The flags of `clone` for a new thread, in glibc and musl: no new process, no namespace, no descriptor of a process.
+pub const THREAD_FLAGS: libc::c_int = libc::CLONE_VM
     | libc::CLONE_FS
     | libc::CLONE_FILES
     | libc::CLONE_SIGHAND
@@ -205,7 +205,7 @@ impl Continuation {
                 "cannot start a thread",
                 libc::SYS_clone,
                 &[
-                    unsigned(THREAD),
+                    unsigned(THREAD_FLAGS),
                     DATA_START,
                     thread.clear_on_exit,
                     thread.clear_on_exit,

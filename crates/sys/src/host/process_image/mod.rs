@@ -10,7 +10,7 @@ mod state;
 #[cfg(test)]
 mod tests;
 
-pub use continuation::Continuation;
+pub use continuation::{Continuation, THREAD_FLAGS};
 pub use descriptors::{
     DescriptorPlacement, duplicate_inherited, place_descriptors, signal_descriptor,
 };
