@@ -38,23 +38,20 @@ impl PreparedImage {
         let mut created = Vec::new();
         let mut placements = Vec::new();
         for descriptor in &image.descriptors {
-            let new = match descriptor.kind {
-                DescriptorKind::Passed(_) => None,
-                DescriptorKind::Null => Some(File::open("/dev/null")?.into()),
-                DescriptorKind::EventFd(count) => Some(eventfd(count, EventfdFlags::CLOEXEC)?),
-                DescriptorKind::SignalFd(mask) => Some(signal_descriptor(mask)?),
-                DescriptorKind::Epoll => Some(epoll::create(epoll::CreateFlags::CLOEXEC)?),
-            };
-            let source = match (descriptor.kind, &new) {
-                (DescriptorKind::Passed(index), _) => spec.descriptors[index],
-                (_, new) => new.as_ref().map_or(-1, AsRawFd::as_raw_fd),
+            let source = match descriptor.kind {
+                DescriptorKind::Passed(index) => spec.descriptors[index],
+                other => {
+                    let new = create_descriptor(other)?;
+                    let number = new.as_raw_fd();
+                    created.push(new);
+                    number
+                }
             };
             placements.push(DescriptorPlacement {
                 source,
                 target: descriptor.number,
                 nonblocking: descriptor.nonblocking,
             });
-            created.extend(new);
         }
 
         let maps = std::fs::read_to_string("/proc/self/maps").context("/proc/self/maps")?;
@@ -119,6 +116,17 @@ impl PreparedImage {
         continuation.filter(filter);
         continuation.run(std::process::id(), &image.threads)
     }
+}
+
+/// Creates a descriptor of this kind.
+fn create_descriptor(kind: DescriptorKind) -> anyhow::Result<OwnedFd> {
+    Ok(match kind {
+        DescriptorKind::Null => File::open("/dev/null")?.into(),
+        DescriptorKind::EventFd(count) => eventfd(count, EventfdFlags::CLOEXEC)?,
+        DescriptorKind::SignalFd(mask) => signal_descriptor(mask)?,
+        DescriptorKind::Epoll => epoll::create(epoll::CreateFlags::CLOEXEC)?,
+        DescriptorKind::Passed(_) => anyhow::bail!("the owner passes this descriptor"),
+    })
 }
 
 fn read_image(fd: RawFd) -> anyhow::Result<ProcessImage> {

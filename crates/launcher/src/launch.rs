@@ -234,7 +234,10 @@ fn drop_privileges(spec: &LaunchSpec, pid: u32) -> anyhow::Result<()> {
     )
     .map_err(anyhow::Error::msg)?;
 
-    close_fds_except(&spec.program.inherited()).context("cannot close descriptors")?;
+    // A process that continues closes them itself, without an exec.
+    if let Program::Execute(execute) = &spec.program {
+        close_fds_except(&execute.inherit).context("cannot close descriptors")?;
+    }
     user::set_limits(&spec.limits, spec.user)?;
     user::change_user(spec.user, pid)?;
     rustix::thread::set_no_new_privs(true).context("cannot forbid new privileges")?;

@@ -60,20 +60,6 @@ pub struct ContinueSpec {
     pub descriptors: Vec<RawFd>,
 }
 
-impl Program {
-    /// Returns the descriptors that the launcher needs for it.
-    #[must_use]
-    pub fn inherited(&self) -> Vec<RawFd> {
-        match self {
-            Self::Execute(execute) => execute.inherit.clone(),
-            Self::Continue(image) => {
-                let others = image.files.iter().chain(&image.descriptors);
-                others.copied().chain([image.image]).collect()
-            }
-        }
-    }
-}
-
 /// The new namespaces of the program, which come with a root that contains only the requested files.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Namespaces {

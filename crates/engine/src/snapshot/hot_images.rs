@@ -258,8 +258,8 @@ impl HotImages {
         }
     }
 
-    /// Creates an image: restores the template as it is on disk, runs programs, and saves QEMU with the guest. The image counts only after a
-    /// VM has continued from it and run a program. A failure delays the next attempt, and is recorded in the store.
+    /// Creates an image: restores the template as it is on disk, runs programs, and saves QEMU with the guest. The image
+    /// counts only after a VM has continued from it and run a program. A failure delays the next attempt, and is recorded in the store.
     ///
     /// # Errors
     /// As a restore, and [`ErrorKind::Host`] if this host does not support images.

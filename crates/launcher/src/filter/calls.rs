@@ -138,8 +138,8 @@ pub(super) const CONDITIONAL: &[(Call, Alternatives)] = &[
     (call!(SYS_setsockopt), SETSOCKOPT),
 ];
 
-/// Calls that QEMU needs only while it starts. A process that continues from an image has them no more: no program can be
-/// executed at all.
+/// Calls that QEMU needs only while it starts. The filter of a process that continues from an image does not allow them, so
+/// that it cannot execute a program at all.
 pub(super) const STARTUP: &[Call] = calls! {
     SYS_execve SYS_seccomp SYS_get_mempolicy SYS_set_mempolicy SYS_mbind
 };
