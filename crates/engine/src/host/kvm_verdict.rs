@@ -8,6 +8,7 @@ use std::io::{Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
+use fumehood_image::boot_id;
 use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
 
@@ -68,14 +69,14 @@ impl VerdictKey {
     /// Describes this boot, this device and this QEMU. Returns nothing if one of them cannot be examined: there is nothing
     /// to keep a verdict by.
     pub(super) fn new(device: &Path, qemu: Option<&Path>) -> Option<Self> {
-        let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
+        let boot = boot_id()?;
         let qemu = match qemu {
             Some(program) => Some(FileIdentity::of(program)?),
             None => None,
         };
 
         Some(Self {
-            boot: boot.trim().to_owned(),
+            boot,
             device: FileIdentity {
                 // Every access to a device changes its time.
                 modified_ns: 0,

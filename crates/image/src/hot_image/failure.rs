@@ -5,7 +5,8 @@ use std::io::ErrorKind;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::{HotImages, boot_id};
+use super::format::boot_id;
+use super::hot_images::HotImages;
 use crate::Error;
 
 /// The last failure to create an image since the host was started. A later success removes it.

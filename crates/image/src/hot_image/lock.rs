@@ -1,6 +1,6 @@
 //! The lock of processes that create images in the background.
 
-use super::HotImages;
+use super::hot_images::HotImages;
 use crate::Error;
 use crate::artifact_cache::Lock;
 

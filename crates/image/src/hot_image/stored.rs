@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::time::{Duration, SystemTime};
 
-use super::{DESCRIPTION, PAGES};
+use super::format::{DESCRIPTION, PAGES};
 use crate::Error;
 use crate::artifact_cache::CacheEntry;
 use crate::store::Identity;

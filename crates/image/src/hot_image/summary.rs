@@ -2,7 +2,8 @@
 
 use std::time::{Duration, SystemTime};
 
-use super::{BOOT, HOT_IMAGE_AGE, HotImages, LABEL, PAGES, boot_id};
+use super::format::{BOOT, HOT_IMAGE_AGE, LABEL, PAGES, boot_id};
+use super::hot_images::HotImages;
 use crate::Error;
 use crate::artifact_cache::CacheEntry;
 

@@ -3,7 +3,8 @@
 use std::fs::File;
 use std::io::Write;
 
-use super::{BOOT, DESCRIPTION, HotImage, LABEL, PAGES, boot_id};
+use super::format::{BOOT, DESCRIPTION, LABEL, PAGES, boot_id};
+use super::stored::HotImage;
 use crate::Error;
 use crate::artifact_cache::StagingDir;
 use crate::sparse::{MEMORY, copy_sparse, data_bytes};
