@@ -1,5 +1,7 @@
 //! Framing and requests: lines, objects, fields.
 
+use std::time::Duration;
+
 use serde_json::json;
 
 use crate::client::{Check, ensure};
@@ -7,6 +9,9 @@ use crate::lab::{Clause, Lab, ends_with, shell, succeed, with};
 
 /// The limit `line_bytes`.
 const LINE_BYTES: usize = 16 * 1024 * 1024;
+
+/// How long an agent may take to respond to the end of a stream, or to close the connection.
+const END_OF_STREAM: Duration = Duration::from_secs(2);
 
 pub(super) const CLAUSES: &[Clause] = &[
     Clause::observed("FRAME-1", 0, "each message is one JSON object on one line"),
@@ -128,6 +133,12 @@ fn divided_writes(lab: &Lab<'_>) -> Check {
 }
 
 fn half_line(lab: &Lab<'_>) -> Check {
+    // An agent that took these bytes for a request would answer at once.
+    let mut client = lab.seed()?;
+    client.write(br#"{"action":"ping"}"#)?;
+    client.end_without_response(END_OF_STREAM)?;
+    drop(client);
+
     let file = format!("/tmp/{}", lab.tag);
     let mut client = lab.seed()?;
     client.write(shell(&format!("echo ran > {file}")).to_string().as_bytes())?;

@@ -79,6 +79,20 @@ impl Connection {
         }
     }
 
+    /// Ends the stream to the agent. Fails if the agent answers the end by a response within `time`.
+    pub(crate) fn end_without_response(&mut self, time: Duration) -> Check {
+        if let Err(error) = self.socket.shutdown_write() {
+            fail!("cannot end the stream to the agent: {error}");
+        }
+
+        match self.read(time)? {
+            Incoming::Message(message) => {
+                fail!("the end of the stream was answered: {}", message.show())
+            }
+            Incoming::Closed | Incoming::Nothing => Ok(()),
+        }
+    }
+
     /// Sends a line.
     pub(crate) fn line(&mut self, line: impl AsRef<[u8]>) -> Check {
         let mut bytes = line.as_ref().to_vec();
