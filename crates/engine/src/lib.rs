@@ -82,7 +82,10 @@ pub use run::{
     Download, DownloadTarget, Event, Input, MimeBundle, Outcome, Run, RunControl, RunRequest,
     SkippedFile, SkippedFiles, SpawnRequest, Timing, UploadSource, VmOrigin,
 };
-pub use sandbox::{Checkpoint, Context, FileReader, Files, Sandbox, Watcher, WriteOptions};
+pub use sandbox::{
+    Checkpoint, Context, FileReader, Files, Sandbox, Watcher, WriteOptions, link_stays_inside,
+    pack_directory, unpack_directory,
+};
 pub use sandbox_builder::SandboxBuilder;
 pub use snapshot::RunningPrograms;
 #[cfg(feature = "testing")]

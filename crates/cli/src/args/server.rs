@@ -51,6 +51,9 @@ pub(crate) struct ServeArgs {
     /// Exit after this many seconds without requests, runs or sandboxes
     #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..))]
     pub(crate) exit_when_idle: Option<u64>,
+    /// Leave the session of the terminal; `sandbox create` starts the server in this way
+    #[arg(long, hide = true)]
+    pub(crate) background: bool,
     /// State file [default: $XDG_STATE_HOME/fumehood/server.sqlite]
     #[arg(long, env = "FUMEHOOD_STATE", value_name = "FILE")]
     pub(crate) state: Option<PathBuf>,

@@ -73,8 +73,15 @@ impl Sandbox {
 
     /// Allows programs to run as the guest's root.
     pub(crate) async fn allow_root(&self) -> Result<(), Error> {
+        self.set_allow_root(true).await
+    }
+
+    /// Sets whether programs may run as the guest's root.
+    pub(super) async fn set_allow_root(&self, is_allowed: bool) -> Result<(), Error> {
         let mut request = self.same_identity()?;
-        request.limits.insert("allow_root".into(), 1);
+        request
+            .limits
+            .insert("allow_root".into(), u64::from(is_allowed));
         refresh(&self.inner().channel, request).await
     }
 

@@ -84,6 +84,10 @@ fn api_routes() -> OpenApiRouter<Service> {
         .routes(routes!(sandboxes::expose))
         .routes(routes!(sandboxes::events))
         .routes(routes!(file_content::download, file_content::upload))
+        .routes(routes!(
+            file_content::download_archive,
+            file_content::upload_archive
+        ))
         .routes(routes!(files::stat))
         .routes(routes!(files::list))
         .routes(routes!(files::make_dir))

@@ -18,6 +18,11 @@ use crate::io::{LogLimit, LogWriter, print_line};
 
 /// Serves with at most this many descriptors.
 pub(crate) fn run(args: &ServeArgs, host: &HostArgs, descriptors: u64) -> anyhow::Result<ExitCode> {
+    if args.background {
+        // Ctrl-C at the terminal, or closing it, does not end this server. A shell that calls this leads a session already.
+        let _ = rustix::process::setsid();
+    }
+
     fumehood_engine::bound_heap();
     let runtime = start_runtime()?;
     let result = runtime.block_on(serve(args, host, descriptors));
