@@ -90,4 +90,4 @@ pub use sandbox_builder::SandboxBuilder;
 pub use snapshot::RunningPrograms;
 #[cfg(feature = "testing")]
 pub use vm::Layer;
-pub use vm::{LAUNCHER_BIN, SandboxEnd, install_launcher};
+pub use vm::{Activity, LAUNCHER_BIN, SandboxEnd, install_launcher};

@@ -37,6 +37,7 @@ mod id;
 mod owner;
 mod sync;
 
+pub use api::object_name::ObjectName;
 pub use api::requests::{
     InstallRequest, NetworkRequest, OneShotRunRequest, PortRequest, ProcessRequest, PtySize,
     SandboxRequest, SandboxRunRequest, Signal, Stdin, TimeoutsRequest, UploadRequest,

@@ -178,6 +178,13 @@ impl ActiveNetwork {
         urls.clone()
     }
 
+    /// Returns how many connections to exposed ports are open: the guest sees them as the gateway's.
+    pub(crate) fn inbound_connections(&self) -> usize {
+        let connections = self.gateway().connections();
+        connections.with_remote(LINK.gateway.v4.into())
+            + connections.with_remote(LINK.gateway.v6.into())
+    }
+
     /// Saves the network as it is now.
     pub(crate) fn save(&self) -> SavedNetwork {
         SavedNetwork {

@@ -21,7 +21,7 @@ use crate::run::{
     VmOwner, rejection, window,
 };
 use crate::snapshot::{RunningPrograms, Snapshot};
-use crate::vm::{ActivityGuard, Machine, SandboxEnd, SandboxLifetime};
+use crate::vm::{Activity, ActivityGuard, Machine, SandboxEnd, SandboxLifetime};
 
 /// A running microVM in which several programs can run. Cheap to clone; dropping the last clone ends the VM and all
 /// programs in it.
@@ -422,6 +422,23 @@ impl Sandbox {
         &self.0.provisioner.config.limits
     }
 
+    /// Returns whether the sandbox is in use now, for callers that pause or end idle ones themselves.
+    #[must_use]
+    pub fn activity(&self) -> Activity {
+        let network = self.active_network();
+        Activity {
+            inbound_connections: network.map_or(0, ActiveNetwork::inbound_connections),
+            ..self.0.lifetime.activity()
+        }
+    }
+
+    /// Returns the time that this host's processors have spent on the VM, its emulation included. `None` if this host does
+    /// not say.
+    #[must_use]
+    pub fn cpu_time(&self) -> Option<Duration> {
+        cpu_time(self.0.process_id)
+    }
+
     /// Sets the time without requests and followed programs after which the sandbox ends; none = never.
     pub fn set_idle_timeout(&self, time: Option<Duration>) {
         self.0.lifetime.set_idle_timeout(time);
@@ -447,6 +464,20 @@ impl Sandbox {
     pub async fn end(&self) -> Duration {
         self.0.lifetime.end(SandboxEnd::Requested).await
     }
+}
+
+/// Returns the processor time of a process and its threads, from `/proc/PID/stat`.
+fn cpu_time(pid: u32) -> Option<Duration> {
+    /// The index of the user time among the fields after the name; the system time follows.
+    const USER_TIME: usize = 11;
+
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let (_, fields) = stat.rsplit_once(')')?;
+    let times = fields.split_ascii_whitespace().skip(USER_TIME).take(2);
+    let ticks: u64 = times.filter_map(|field| field.parse::<u64>().ok()).sum();
+
+    let per_second = rustix::param::clock_ticks_per_second().max(1);
+    Some(Duration::from_millis(ticks.saturating_mul(1000) / per_second))
 }
 
 pub(crate) fn invalid(error: WireError) -> Error {

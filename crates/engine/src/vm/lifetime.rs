@@ -54,6 +54,18 @@ struct IdleClock {
     max_lifetime: Option<Duration>,
 }
 
+/// Whether a sandbox is in use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Activity {
+    /// Operations in progress: programs that a caller follows, and requests.
+    pub operations: usize,
+    /// Connections to exposed ports that are open.
+    pub inbound_connections: usize,
+    /// The time since the last operation ended; since the start, if there was none.
+    pub idle_for: Duration,
+}
+
 /// How long to wait for the reason of an end that has occurred.
 const REASON_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -95,6 +107,16 @@ impl SandboxLifetime {
 
     fn clock(&self) -> MutexGuard<'_, IdleClock> {
         self.clock.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Returns whether operations are in progress.
+    pub(crate) fn activity(&self) -> Activity {
+        let clock = self.clock();
+        Activity {
+            operations: clock.active,
+            inbound_connections: 0,
+            idle_for: clock.idle_since.elapsed(),
+        }
     }
 
     /// Keeps the sandbox from being idle.

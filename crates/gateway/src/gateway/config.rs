@@ -1,6 +1,6 @@
 //! The configuration of a gateway.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use crate::link::LinkAddresses;
@@ -31,6 +31,13 @@ pub struct GatewayConfig {
 pub struct Connections(pub(super) Vec<FourTuple>);
 
 impl Connections {
+    /// Returns how many of them the host with this address has opened or accepted.
+    #[must_use]
+    pub fn with_remote(&self, remote: IpAddr) -> usize {
+        let of_remote = self.0.iter().filter(|tuple| tuple.remote.ip() == remote);
+        of_remote.count()
+    }
+
     /// Returns the union of these connections and `other`.
     #[must_use]
     pub fn with(mut self, other: Self) -> Self {

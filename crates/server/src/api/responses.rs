@@ -329,7 +329,7 @@ pub enum SandboxState {
 pub struct SandboxResponse {
     /// The id.
     pub id: String,
-    /// The name for people.
+    /// The name that may be used in place of the id.
     pub name: Option<String>,
     /// The language that the sandbox was started for; null if the request named none. A sandbox that was started from
     /// a checkpoint or by a fork has that of its origin.

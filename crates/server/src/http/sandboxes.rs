@@ -29,6 +29,8 @@ pub(super) struct SandboxesQuery {
     /// Only sandboxes in this state.
     #[param(inline)]
     state: Option<SandboxState>,
+    /// Only sandboxes with this name.
+    name: Option<String>,
     /// The maximum number of sandboxes; 100 by default.
     #[param(minimum = 1, maximum = 1000)]
     limit: Option<u32>,
@@ -44,6 +46,7 @@ pub(super) async fn list(
     Query(query): Query<SandboxesQuery>,
 ) -> Result<Response, ApiError> {
     let filter = Filter {
+        name: query.name,
         before: query.before,
         limit: checked_limit(query.limit)?,
         ..Filter::default()

@@ -94,7 +94,7 @@ impl Service {
 
         let sandbox = self.sandbox(owner, id)?;
         self.ensure_no_active_runs(&sandbox)?;
-        let reservation = self.reserve(owner, count)?;
+        let reservation = self.reserve(owner, count, None)?;
 
         // The task runs to its end even if the caller disconnects, as for a checkpoint.
         let (service, owner) = (self.clone(), owner.clone());

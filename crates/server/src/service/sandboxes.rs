@@ -1,5 +1,6 @@
 //! Operations on sandboxes.
 
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use fumehood_engine::{Engine, InstalledPackage, Language, Network, PortMapping, Retry, Sandbox};
@@ -7,6 +8,7 @@ use jiff::Timestamp;
 
 use super::runs::check_memory_limit;
 use super::service::Service;
+use crate::api::object_name::ObjectName;
 use crate::api::requests::{SandboxRequest, TimeoutsRequest};
 use crate::api::responses::{SandboxResponse, SandboxState};
 use crate::api::timestamp::format_timestamp;
@@ -17,9 +19,6 @@ use crate::state::sandbox_handle::{Description, EndCause, SandboxHandle, Timeout
 use crate::storage::records::{self, Filter, Table, find, list};
 use crate::sync::lock;
 
-/// The maximum length of a sandbox's name, in characters.
-const MAX_NAME_CHARS: usize = 128;
-
 /// A sandbox that was looked up.
 #[derive(Debug)]
 pub(crate) enum SandboxLookup {
@@ -29,6 +28,14 @@ pub(crate) enum SandboxLookup {
 }
 
 impl SandboxLookup {
+    /// Returns the sandbox's id.
+    pub(crate) fn id(&self) -> &str {
+        match self {
+            Self::Running(sandbox) => sandbox.id(),
+            Self::Ended(response) => &response.id,
+        }
+    }
+
     /// Returns the sandbox as callers see it.
     pub(crate) fn into_response(self) -> SandboxResponse {
         match self {
@@ -57,20 +64,31 @@ impl SandboxLookup {
     }
 }
 
-/// Counts sandboxes that are being started against their owner's limit, until it is dropped.
+/// The sandboxes that one owner is starting: their number, and the names that they will have.
+#[derive(Debug, Default)]
+pub(crate) struct Starting {
+    count: usize,
+    names: HashSet<ObjectName>,
+}
+
+/// Counts sandboxes that are being started against their owner's limit, and reserves their name, until it is dropped.
 pub(super) struct StartReservation {
     service: Service,
     owner: Owner,
     count: usize,
+    name: Option<ObjectName>,
 }
 
 impl Drop for StartReservation {
     fn drop(&mut self) {
-        let mut starting = lock(&self.service.0.starting);
-        if let Some(count) = starting.get_mut(&self.owner) {
-            *count -= self.count;
-            if *count == 0 {
-                starting.remove(&self.owner);
+        let mut all = lock(&self.service.0.starting);
+        if let Some(starting) = all.get_mut(&self.owner) {
+            starting.count -= self.count;
+            if let Some(name) = &self.name {
+                starting.names.remove(name);
+            }
+            if starting.count == 0 {
+                all.remove(&self.owner);
             }
         }
     }
@@ -94,15 +112,6 @@ impl Service {
             language: request.language,
         };
 
-        if request
-            .name
-            .as_ref()
-            .is_some_and(|name| name.chars().count() > MAX_NAME_CHARS)
-        {
-            let message = format!("`name` must have at most {MAX_NAME_CHARS} characters");
-            return Err(ApiError::invalid(message));
-        }
-
         if request.language.is_none() && !request.packages.is_empty() {
             let message = "`packages` need a `language`: `python` or `javascript`";
             return Err(ApiError::invalid(message));
@@ -117,7 +126,7 @@ impl Service {
         check_memory_limit(&engine, request.memory_mib)?;
 
         // Start it, from a checkpoint or from the image.
-        let _reservation = self.reserve(owner, 1)?;
+        let _reservation = self.reserve(owner, 1, request.name.as_ref())?;
 
         let sandbox = match &request.checkpoint {
             Some(id) => {
@@ -132,23 +141,36 @@ impl Service {
         self.adopt(owner, sandbox, description, timeouts)
     }
 
-    /// Reserves the start of `count` sandboxes within the owner's limit.
+    /// Reserves the start of `count` sandboxes within the owner's limit, and the name of one of them.
     ///
     /// # Errors
-    /// [`ApiErrorKind::Busy`] if the limit would be exceeded.
+    /// [`ApiErrorKind::Busy`] if the limit would be exceeded; [`ApiErrorKind::Conflict`] if the name is in use.
     pub(super) fn reserve(
         &self,
         owner: &Owner,
         count: usize,
+        name: Option<&ObjectName>,
     ) -> Result<StartReservation, ApiError> {
         let max = self.max_sandboxes(owner);
+        // Both locks are held, as when a sandbox is registered: it is always in one of the two.
         let all = lock(&self.0.sandboxes);
-        let running = all.values().filter(|one| one.owner() == owner).count();
-        drop(all);
-
         let mut starting = lock(&self.0.starting);
-        let reserved = starting.get(owner).copied().unwrap_or(0);
+        let running = all.values().filter(|one| one.owner() == owner).count();
+        let own = starting.get(owner);
 
+        if let Some(name) = name {
+            let is_starting = own.is_some_and(|own| own.names.contains(name));
+            let user = find_by_name(&all, owner, name.as_str());
+            match user {
+                Some(sandbox) => return Err(name_conflict(name, sandbox.id())),
+                None if is_starting => {
+                    return Err(name_conflict(name, "a sandbox that is being started"));
+                }
+                None => {}
+            }
+        }
+
+        let reserved = own.map_or(0, |own| own.count);
         if running + reserved + count > max {
             let message = format!(
                 "limit of {max} concurrent sandboxes per key reached ({running} are running); end one first"
@@ -156,12 +178,15 @@ impl Service {
             return Err(ApiError::new(ApiErrorKind::Busy, message));
         }
 
-        starting.insert(owner.clone(), reserved + count);
+        let own = starting.entry(owner.clone()).or_default();
+        own.count += count;
+        own.names.extend(name.cloned());
 
         Ok(StartReservation {
             service: self.clone(),
             owner: owner.clone(),
             count,
+            name: name.cloned(),
         })
     }
 
@@ -242,17 +267,26 @@ impl Service {
         self.0.capacity_freed.notify_waiters();
     }
 
-    /// Returns a sandbox of this owner, or the record of one that has ended.
+    /// Returns the sandbox of this owner with this id or name, or the record of one that has ended. A name means the one
+    /// that has not ended, or else the newest.
     ///
     /// # Errors
     /// [`ApiErrorKind::NotFound`] if there is none, or it belongs to another owner.
     pub(crate) fn find_sandbox(&self, owner: &Owner, id: &str) -> Result<SandboxLookup, ApiError> {
-        let running = lock(&self.0.sandboxes).get(id).cloned();
-        if let Some(sandbox) = running.filter(|sandbox| sandbox.owner() == owner) {
+        let running = {
+            let all = lock(&self.0.sandboxes);
+            let with_id = all.get(id).filter(|sandbox| sandbox.owner() == owner);
+            with_id.or_else(|| find_by_name(&all, owner, id)).cloned()
+        };
+        if let Some(sandbox) = running {
             return Ok(SandboxLookup::Running(sandbox));
         }
 
-        let ended = find(&self.0.store, Table::Sandboxes, owner, id)?;
+        let ended = if id.parse::<ObjectName>().is_ok() {
+            records::find_sandbox_by_name(&self.0.store, owner, id)?
+        } else {
+            find(&self.0.store, Table::Sandboxes, owner, id)?
+        };
         ended
             .map(|response| SandboxLookup::Ended(Box::new(response)))
             .ok_or_else(|| ApiError::not_found("sandbox", id))
@@ -316,11 +350,15 @@ impl Service {
     /// # Errors
     /// [`ApiErrorKind::NotFound`] if there is none, or it belongs to another owner.
     pub async fn end_sandbox(&self, owner: &Owner, id: &str) -> Result<SandboxResponse, ApiError> {
-        if let SandboxLookup::Running(sandbox) = self.find_sandbox(owner, id)? {
-            end_and_wait(&sandbox).await;
-        }
+        let sandbox = match self.find_sandbox(owner, id)? {
+            SandboxLookup::Running(sandbox) => sandbox,
+            SandboxLookup::Ended(response) => return Ok(*response),
+        };
 
-        Ok(self.find_sandbox(owner, id)?.into_response())
+        end_and_wait(&sandbox).await;
+
+        // By its id: a new sandbox may have its name already.
+        Ok(self.find_sandbox(owner, sandbox.id())?.into_response())
     }
 
     pub(super) async fn end_all_sandboxes(&self) {
@@ -371,6 +409,24 @@ impl Service {
     }
 }
 
+/// Returns the sandbox of an owner with this name.
+fn find_by_name<'a>(
+    all: &'a HashMap<String, Arc<SandboxHandle>>,
+    owner: &Owner,
+    name: &str,
+) -> Option<&'a Arc<SandboxHandle>> {
+    all.values().find(|sandbox| {
+        sandbox.owner() == owner && sandbox.name().is_some_and(|own| own.as_str() == name)
+    })
+}
+
+fn name_conflict(name: &ObjectName, user: &str) -> ApiError {
+    let message = format!(
+        "the name `{name}` is in use by {user}; use that sandbox, end it first, or choose another name"
+    );
+    ApiError::new(ApiErrorKind::Conflict, message)
+}
+
 /// Ends a sandbox, and waits until the end is recorded.
 pub(super) async fn end_and_wait(sandbox: &SandboxHandle) {
     // The event log is closed once the end is recorded.
@@ -419,5 +475,28 @@ fn check_checkpoint_fields(request: &SandboxRequest) -> Result<(), ApiError> {
         Some((name, _)) => Err(ApiError::invalid(format!(
             "`{name}` cannot be set together with `checkpoint`, which already determines it"
         ))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::service::Settings;
+
+    #[tokio::test]
+    async fn a_name_is_reserved_once_while_its_sandbox_starts() {
+        let none = || Engine::start(fumehood_engine::Config::default());
+        let service = Service::open_in_memory(none, Settings::default()).unwrap();
+        let (owner, name) = (Owner::key("one"), "box".parse().unwrap());
+
+        let reservation = service.reserve(&owner, 1, Some(&name)).unwrap();
+        let error = service.reserve(&owner, 1, Some(&name)).err().unwrap();
+        assert_eq!(error.kind, ApiErrorKind::Conflict);
+        let others = service.reserve(&Owner::key("other"), 1, Some(&name));
+        assert!(others.is_ok());
+
+        drop((reservation, others));
+        assert!(lock(&service.0.starting).is_empty());
+        assert!(service.reserve(&owner, 1, Some(&name)).is_ok());
     }
 }

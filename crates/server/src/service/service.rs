@@ -11,6 +11,7 @@ use fumehood_engine::{ConnectionBudget, Engine, Error, Limits};
 use tokio::sync::{Notify, Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 
+use super::sandboxes::Starting;
 use crate::auth::api_keys::KeyCache;
 use crate::auth::rate_limit::RateLimiter;
 use crate::error::{ApiError, ApiErrorKind};
@@ -123,8 +124,8 @@ pub(crate) struct Inner {
     pub(crate) revocations: Revocations,
     pub(crate) runs: Mutex<RunTable>,
     pub(crate) sandboxes: Mutex<HashMap<String, Arc<SandboxHandle>>>,
-    /// How many sandboxes each owner is starting.
-    pub(crate) starting: Mutex<HashMap<Owner, usize>>,
+    /// What each owner is starting.
+    pub(crate) starting: Mutex<HashMap<Owner, Starting>>,
     pub(crate) checkpoints: Checkpoints,
     draining: watch::Sender<bool>,
     /// Cancelled to end the MCP sessions.

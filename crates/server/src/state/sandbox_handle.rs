@@ -8,6 +8,7 @@ use jiff::Timestamp;
 use serde::Serialize;
 
 use super::event_log::{EventLog, EventSubscriber};
+use crate::api::object_name::ObjectName;
 use crate::api::program::ProgramResponse;
 use crate::api::responses::{SandboxResponse, SandboxState};
 use crate::api::timestamp::format_timestamp;
@@ -63,8 +64,8 @@ impl EndCause {
 /// What callers know a sandbox by.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Description {
-    /// A name for people.
-    pub(crate) name: Option<String>,
+    /// The name that may be used in place of the id.
+    pub(crate) name: Option<ObjectName>,
     /// The language that the sandbox was started for.
     pub(crate) language: Option<Language>,
 }
@@ -153,6 +154,11 @@ impl SandboxHandle {
         &self.owner
     }
 
+    /// Returns the sandbox's name, if it has one.
+    pub(crate) fn name(&self) -> Option<&ObjectName> {
+        self.description.name.as_ref()
+    }
+
     /// Returns the language that the sandbox was started for.
     pub(crate) fn language(&self) -> Option<Language> {
         self.description.language
@@ -219,7 +225,7 @@ impl SandboxHandle {
 
         SandboxResponse {
             id: self.id.clone(),
-            name: self.description.name.clone(),
+            name: self.description.name.clone().map(String::from),
             language: self.description.language,
             state: SandboxState::Running,
             created_at: format_timestamp(self.created),

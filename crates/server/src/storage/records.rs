@@ -93,6 +93,26 @@ pub(crate) fn find<R: DeserializeOwned>(
     Ok(current.and_then(|json| parse(&json)))
 }
 
+/// Returns the record of the newest sandbox of this owner with this name.
+pub(crate) fn find_sandbox_by_name(
+    store: &Store,
+    owner: &Owner,
+    name: &str,
+) -> Result<Option<SandboxResponse>, StoreError> {
+    let found: Option<(String, String)> = store.read(|c| {
+        let select =
+            "SELECT id, view FROM sandboxes WHERE owner = ? AND name = ? ORDER BY id DESC LIMIT 1";
+        c.prepare_cached(select)?
+            .query_row(params![owner.as_str(), name], |row| {
+                Ok((row.get(0)?, row.get(1)?))
+            })
+            .optional()
+    })?;
+
+    let current = found.map(|(id, json)| store.deferred_json(&id).unwrap_or(json));
+    Ok(current.and_then(|json| parse(&json)))
+}
+
 /// Which records a list contains.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Filter {
@@ -100,6 +120,8 @@ pub(crate) struct Filter {
     pub(crate) is_over: Option<bool>,
     /// Only the runs in this sandbox.
     pub(crate) sandbox: Option<String>,
+    /// Only the sandboxes with this name.
+    pub(crate) name: Option<String>,
     /// Only those that were started before the one with this id.
     pub(crate) before: Option<String>,
     pub(crate) limit: u32,
@@ -112,14 +134,15 @@ pub(crate) fn list<R: DeserializeOwned>(
     owner: &Owner,
     filter: &Filter,
 ) -> Result<Vec<R>, StoreError> {
-    let sandbox = match table {
-        Table::Runs => "sandbox",
-        Table::Sandboxes => "NULL",
+    let (sandbox, name) = match table {
+        Table::Runs => ("sandbox", "NULL"),
+        Table::Sandboxes => ("NULL", "name"),
     };
 
     let select = format!(
         "SELECT id, view FROM {} WHERE owner = ?1 AND (?2 IS NULL OR (state IN ('ended', 'failed')) = ?2)
-         AND (?3 IS NULL OR {sandbox} = ?3) AND (?4 IS NULL OR id < ?4) ORDER BY id DESC LIMIT ?5",
+         AND (?3 IS NULL OR {sandbox} = ?3) AND (?4 IS NULL OR id < ?4) AND (?6 IS NULL OR {name} = ?6)
+         ORDER BY id DESC LIMIT ?5",
         table.name()
     );
 
@@ -130,7 +153,8 @@ pub(crate) fn list<R: DeserializeOwned>(
             filter.is_over,
             filter.sandbox,
             filter.before,
-            filter.limit
+            filter.limit,
+            filter.name
         ];
 
         let records = select.query_map(values, |row| Ok((row.get(0)?, row.get(1)?)))?;
@@ -270,5 +294,43 @@ mod tests {
         assert_eq!(error.retry, fumehood_engine::Retry::Never);
         let ended_by = runs[1].outcome.as_ref().map(RunOutcome::ended_by);
         assert_eq!(ended_by, Some("exited"));
+    }
+
+    #[test]
+    fn a_name_finds_the_newest_sandbox_of_its_owner() {
+        let store = Store::in_memory().unwrap();
+        let insert = |id: &str, owner: &str, name: serde_json::Value| {
+            let view = json!({
+                "id": id, "name": name, "language": null, "state": "ended", "ended_at": null,
+                "created_at": "2026-01-01T00:00:00.000Z", "ended": "idle", "ended_why": "x",
+                "memory_mib": 512, "idle_timeout_s": 1, "max_lifetime_s": 1, "source": "boot",
+                "isolation": "full", "urls": [],
+            });
+            let insert = "INSERT INTO sandboxes (id, owner, state, created_ms, view) VALUES (?, ?, 'ended', 1, ?)";
+            let values = params![id, owner, view.to_string()];
+            store.write(|c| c.execute(insert, values)).unwrap();
+        };
+
+        insert("sb_1", "one", json!("box"));
+        insert("sb_2", "one", json!("box"));
+        insert("sb_3", "other", json!("box"));
+        insert("sb_4", "one", json!(null));
+
+        let one = Owner::key("one");
+        let found = |name: &str| {
+            let found = find_sandbox_by_name(&store, &one, name).unwrap();
+            found.map(|sandbox| sandbox.id)
+        };
+        assert_eq!(found("box"), Some("sb_2".into()));
+        assert_eq!(found("bo"), None);
+
+        let filter = Filter {
+            name: Some("box".into()),
+            limit: 9,
+            ..Filter::default()
+        };
+        let listed: Vec<SandboxResponse> = list(&store, Table::Sandboxes, &one, &filter).unwrap();
+        let ids: Vec<_> = listed.iter().map(|sandbox| &*sandbox.id).collect();
+        assert_eq!(ids, ["sb_2", "sb_1"]);
     }
 }

@@ -81,6 +81,12 @@ pub(super) const MIGRATIONS: &[&str] = &[
         count_usage!("sandboxes"),
     ),
     "ALTER TABLE keys ADD COLUMN operator INTEGER NOT NULL DEFAULT 0;",
+    "
+    ALTER TABLE sandboxes ADD COLUMN name TEXT AS (
+        CASE WHEN json_valid(view) THEN json_extract(view, '$.name') END
+    ) VIRTUAL;
+    CREATE INDEX sandboxes_name ON sandboxes (owner, name, id) WHERE name IS NOT NULL;
+    ",
 ];
 
 /// The schema version that this fumehood reads and writes.

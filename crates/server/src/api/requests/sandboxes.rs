@@ -6,6 +6,7 @@ use utoipa::ToSchema;
 
 use super::language::{optional_language_schema, package_language_schema};
 use super::network::NetworkRequest;
+use crate::api::object_name::ObjectName;
 use crate::api::whole_number::{optional_whole_number, whole_number};
 
 /// A sandbox to start. All fields are optional.
@@ -38,9 +39,10 @@ pub struct SandboxRequest {
     pub refresh_packages: bool,
     /// The id of a checkpoint to start from; only timeouts and a name can be set with it.
     pub checkpoint: Option<String>,
-    /// A name for people.
-    #[schema(max_length = 128)]
-    pub name: Option<String>,
+    /// A name, unique among the caller's sandboxes that have not ended. It may be used in place of the id.
+    #[schema(value_type = Option<String>, max_length = 64, pattern = "^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+    #[serde(default)]
+    pub name: Option<ObjectName>,
 }
 
 /// New timeouts for a sandbox. Fields that are left out keep their values.

@@ -61,7 +61,7 @@ class AsyncSandbox:
             starts.
         refresh_packages: resolves the packages again instead of using the versions of earlier runs.
         checkpoint: the checkpoint to restore; only timeouts and a name may be given with it.
-        name: a name for people.
+        name: a name that may be used in place of the ID, unique among the sandboxes that have not ended.
         env: environment variables for all code and programs; those of a run take precedence.
         client: the client to use; by default one for FUMEHOOD_URL or a local server.
     """
