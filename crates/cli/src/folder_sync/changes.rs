@@ -62,6 +62,8 @@ impl Comparison<'_> {
     pub(super) fn differences(&self) -> io::Result<Differences> {
         let mut differences = Differences::default();
         let mut refused = HashSet::new();
+        // Files and links that become directories: nothing is in them yet.
+        let mut replaced: HashSet<&Path> = HashSet::new();
         let mut names = NamesOnHost::default();
 
         for (path, before, after) in self.changed_paths() {
@@ -74,7 +76,11 @@ impl Comparison<'_> {
                 continue;
             }
 
-            let on_host = self.host.entry(path)?;
+            let mut directories = path.ancestors().skip(1);
+            let on_host = match directories.any(|directory| replaced.contains(directory)) {
+                true => HostEntry::Nothing,
+                false => self.host.entry(path)?,
+            };
             if on_host == known(after) {
                 differences.equal.push(change);
                 continue;
@@ -87,7 +93,12 @@ impl Comparison<'_> {
                     let path = path.clone();
                     differences.refusals.push(Refusal { path, reason });
                 }
-                None => differences.changes.push(change),
+                None => {
+                    if before.is_some() && after == Some(&Entry::Directory) {
+                        replaced.insert(path);
+                    }
+                    differences.changes.push(change);
+                }
             }
         }
         Ok(differences)
