@@ -33,6 +33,7 @@ mod rootfs;
 mod tools;
 mod options;
 mod progress;
+mod saved_state;
 mod hot_image;
 mod template;
 mod layer;
@@ -59,7 +60,11 @@ pub use layer::{
 };
 pub use options::{BuildOptions, ExtraFile, RootFormat};
 pub use progress::{NoProgress, Progress, Step, StepEnd};
-pub use sparse::copy_sparse;
+pub use saved_state::{
+    NeededFile, OpenedState, PageIndex, PageWriter, PinnedFile, SavedStates, StateClaim, StateId,
+    StateManifest, StateSummary, StateToSave, StoredPages,
+};
+pub use sparse::{copy_sparse, data_ranges};
 pub use store::{
     Artifact, Image, ImageFile, ImageName, ImageSummary, KernelChoice, KernelRecord, Manifest,
     PartRecord, PartReport, PartState, Store, Verification,

@@ -22,7 +22,7 @@ pub use command_line::{
 pub use fumehood_launcher::{
     IMAGE_VERSION, IsolationLayer, PID_LIMIT, ProcessImage, UID_BASE, User,
 };
-pub use guest_memory::{GuestMemory, GuestRange, MemoryError};
+pub use guest_memory::{GuestMemory, GuestPages, GuestRange, MemoryError};
 pub use process::{
     LaunchConfig, Launcher, Process, ProcessError, ProcessSpec, ProcessStart, ResourceLimits,
 };

@@ -47,6 +47,24 @@ impl SavedNetwork {
         }
     }
 
+    /// Takes the network that was prepared for guests of a state on disk.
+    pub(crate) fn of_prepared(prepared: PreparedNetwork) -> Self {
+        Self {
+            config: prepared.config,
+            connections: prepared.stale,
+        }
+    }
+
+    /// Returns the connections.
+    pub(crate) fn connections(&self) -> &Connections {
+        &self.connections
+    }
+
+    /// Returns the names of the secrets with the guest's placeholders.
+    pub(crate) fn placeholders(&self) -> &[(String, String)] {
+        self.config.vault.environment()
+    }
+
     /// Prepares a network for a guest that is restored from the state. Ports of this host are not shared.
     pub(crate) fn prepare(&self) -> PreparedNetwork {
         PreparedNetwork {

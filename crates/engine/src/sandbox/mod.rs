@@ -17,6 +17,7 @@ mod transfer_deadline;
 mod watcher;
 
 pub use checkpoint::Checkpoint;
+pub(crate) use checkpoint::CheckpointOrigin;
 pub use context::Context;
 #[cfg(feature = "fuzzing")]
 pub(crate) use directory::unpack;

@@ -59,6 +59,8 @@ pub(crate) struct Inner {
     uplink: Option<Uplink>,
     packages: OnceLock<Vec<InstalledPackage>>,
     inherited_programs: OnceLock<RunningPrograms>,
+    /// The memory of the state that it was resumed from.
+    state_reservation: OnceLock<MemoryReservation>,
     pub(crate) provisioner: Arc<Provisioner>,
     /// Locked from a quiesce to its refresh: of two at once, one would thaw the guest that the other saves.
     pub(crate) saving: tokio::sync::Mutex<()>,
@@ -117,6 +119,7 @@ impl Sandbox {
             uplink,
             packages: OnceLock::new(),
             inherited_programs: OnceLock::new(),
+            state_reservation: OnceLock::new(),
             provisioner,
             saving: tokio::sync::Mutex::default(),
         })))
@@ -134,8 +137,8 @@ impl Sandbox {
         self.0.source
     }
 
-    /// Returns the packages that its [builder](crate::SandboxBuilder::packages) named, with their resolved versions. A
-    /// sandbox that was started from a checkpoint returns none.
+    /// Returns the packages that its [builder](crate::SandboxBuilder::packages) named, with their resolved versions: those
+    /// of the first sandbox, if it was started from a state of another one.
     #[must_use]
     pub fn packages(&self) -> &[InstalledPackage] {
         self.0.packages.get().map_or(&[], Vec::as_slice)
@@ -156,6 +159,11 @@ impl Sandbox {
     /// Records the programs of the saved state, once.
     pub(crate) fn record_inherited_programs(&self, programs: RunningPrograms) {
         let _ = self.0.inherited_programs.set(programs);
+    }
+
+    /// Holds the memory of the state that it was resumed from, once.
+    pub(crate) fn hold_reservation(&self, reservation: MemoryReservation) {
+        let _ = self.0.state_reservation.set(reservation);
     }
 
     /// Returns the isolation layers around the VM.

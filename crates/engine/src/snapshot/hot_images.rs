@@ -224,11 +224,11 @@ impl HotImages {
 
         let age = stored.age();
         match load(stored, &self.libraries, || {
-            templates.open_ram(factory, spec)
+            templates.open_memory(factory, spec)
         }) {
-            Ok(process) => {
+            Ok((process, template)) => {
                 let machine = factory.machine(spec.shape.clone());
-                Some((Snapshot::hot(machine, process), age))
+                Some((Snapshot::hot(machine, process, template), age))
             }
             Err(LoadError::Unusable(reason)) => {
                 self.shelf.discard(&key, &reason);
@@ -498,5 +498,6 @@ async fn try_out(
         .learn_from(vm.process_id())
         .map_err(|e| not_saved(&e))?;
     vm.end().await;
-    Ok(Snapshot::hot(snapshot.machine().clone(), process))
+    let template = snapshot.template().cloned();
+    Ok(Snapshot::hot(snapshot.machine().clone(), process, template))
 }

@@ -19,6 +19,8 @@ pub enum SandboxEnd {
     Idle(Duration),
     /// It reached its maximum lifetime.
     Lifetime(Duration),
+    /// Its owner paused it: its state is on disk, with this id.
+    Paused(String),
     /// Its VM was lost or violated the protocol; the value is a diagnosis.
     Lost(String),
 }
@@ -29,6 +31,7 @@ impl std::fmt::Display for SandboxEnd {
             Self::Requested => write!(f, "it was ended by its owner"),
             Self::Idle(time) => write!(f, "it was idle for {time:?} (its idle timeout)"),
             Self::Lifetime(time) => write!(f, "it existed for {time:?} (its maximum lifetime)"),
+            Self::Paused(id) => write!(f, "it was paused; resume it from the saved state {id}"),
             Self::Lost(diagnosis) => write!(f, "its VM was lost: {diagnosis}"),
         }
     }
@@ -264,6 +267,9 @@ impl SandboxLifetime {
 }
 
 fn ended_error(end: &SandboxEnd) -> Error {
-    let message = format!("the sandbox has ended: {end}; start another one");
+    let message = match end {
+        SandboxEnd::Paused(_) => format!("the sandbox has ended: {end}"),
+        _ => format!("the sandbox has ended: {end}; start another one"),
+    };
     Error::new(ErrorKind::Lost, message)
 }

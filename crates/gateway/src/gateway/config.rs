@@ -46,4 +46,25 @@ impl Connections {
         self.0.extend(missing);
         self
     }
+
+    /// Returns both ends of each connection, first the guest's: for a state that is written to disk.
+    #[must_use]
+    pub fn endpoints(&self) -> Vec<(SocketAddr, SocketAddr)> {
+        let ends = self.0.iter().map(|tuple| (tuple.guest, tuple.remote));
+        ends.collect()
+    }
+
+    /// Takes the connections of a state that was written to disk. A gateway sends one packet for each.
+    #[must_use]
+    pub fn from_endpoints(ends: impl IntoIterator<Item = (SocketAddr, SocketAddr)>) -> Self {
+        let tuples = ends.into_iter().take(MAX_RESTORED);
+        Self(
+            tuples
+                .map(|(guest, remote)| FourTuple { guest, remote })
+                .collect(),
+        )
+    }
 }
+
+/// Maximum number of connections that are taken from a file: more than a guest can have.
+const MAX_RESTORED: usize = 65_536;

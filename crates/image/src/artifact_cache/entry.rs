@@ -24,6 +24,7 @@ pub(crate) enum ArtifactKind {
     Template,
     HotImage,
     Layer,
+    SavedState,
 }
 
 /// Returns whether this can be the name of an entry.
@@ -115,6 +116,12 @@ impl CacheEntry {
             ArtifactKind::HotImage => Error::DamagedHotImage { part, path, reason },
             ArtifactKind::Layer => Error::DamagedLayer {
                 digest: self.name.clone(),
+                part,
+                path,
+                reason,
+            },
+            ArtifactKind::SavedState => Error::DamagedState {
+                id: self.name.clone(),
                 part,
                 path,
                 reason,

@@ -39,6 +39,15 @@ impl SavedFile {
         })
     }
 
+    /// Returns whether this is the same file as another one.
+    #[must_use]
+    pub fn is_same(&self, other: &File) -> bool {
+        let device = |device| (rustix::fs::major(device), rustix::fs::minor(device));
+        other.metadata().is_ok_and(|metadata| {
+            (metadata.ino(), device(metadata.dev())) == (self.inode, self.device)
+        })
+    }
+
     /// Returns a duplicate of its descriptor.
     ///
     /// # Errors

@@ -1,0 +1,165 @@
+//! Sandboxes that are paused to disk and resumed.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::time::Duration;
+
+use fumehood_end_to_end::{engine, request_ok, run_ok, shell};
+use fumehood_engine::{
+    Engine, ErrorKind, Language, ResumeOptions, RunRequest, Sandbox, SandboxEnd, SavedState,
+    SavedStateKind,
+};
+
+const NAMES: &str = "cat /etc/machine-id /etc/hostname; uname -n";
+
+fn python(code: &str) -> RunRequest {
+    RunRequest::new(Language::Python, code).context("main")
+}
+
+async fn python_sandbox(engine: &Engine) -> Sandbox {
+    let builder = engine.sandbox().language(Language::Python);
+    builder.memory_mib(512).await.unwrap()
+}
+
+async fn find(engine: &Engine, label: &str) -> Option<SavedState> {
+    let states = engine.saved_states().await.unwrap();
+    states.into_iter().find(|state| state.label == label)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_paused_sandbox_continues_where_it_was_and_only_once() {
+    let label = &format!("continues once {}", std::process::id());
+    let first = engine();
+    let sandbox = python_sandbox(&first).await;
+    request_ok(
+        &sandbox,
+        python("x = bytearray(64 << 20); x[::4096] = b'7' * len(x[::4096]); y = 'kept'"),
+    )
+    .await;
+    request_ok(
+        &sandbox,
+        shell("echo kept > file; (sleep 1000 & echo $! > pid)").context("shell"),
+    )
+    .await;
+    let name = request_ok(&sandbox, shell(NAMES)).await;
+
+    // While a caller follows a program, it cannot be paused, and continues.
+    let run = sandbox
+        .run(&shell("echo ready; sleep 3; echo end"))
+        .unwrap();
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    let error = sandbox.pause(label).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::InUse, "{error}");
+    assert_eq!(run.outcome().await.unwrap().exit_code, Some(0));
+
+    let saved = sandbox.pause(label).await.unwrap();
+    assert_eq!(saved.kind, SavedStateKind::Paused);
+    assert!(
+        saved.disk_bytes > 64 << 20 && saved.disk_bytes < 160 << 20,
+        "{saved:?}"
+    );
+    assert_eq!(saved.programs.count, 1);
+    assert_eq!(
+        sandbox.ended(),
+        Some(SandboxEnd::Paused(saved.id.to_string()))
+    );
+    let error = sandbox.run(&shell("true")).unwrap_err();
+    assert!(error.to_string().contains(saved.id.as_str()), "{error}");
+
+    // Another engine, as after a restart of the program, finds it by its label.
+    let second = engine();
+    let state = find(&second, label).await.unwrap();
+    assert_eq!(state, saved);
+    let (one, other) = tokio::join!(
+        second.resume(&state.id, ResumeOptions::default()),
+        first.resume(&state.id, ResumeOptions::default())
+    );
+    let (resumed, error) = match (one, other) {
+        (Ok(resumed), Err(error)) | (Err(error), Ok(resumed)) => (resumed, error),
+        both => panic!("one of two is resumed: {both:?}"),
+    };
+    assert!(
+        matches!(error.kind(), ErrorKind::InUse | ErrorKind::Missing),
+        "{error}"
+    );
+    let error = second
+        .resume(&state.id, ResumeOptions::default())
+        .await
+        .unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Missing, "{error}");
+    assert!(find(&second, label).await.is_none());
+
+    // Variables, files, programs and the identity are the same.
+    assert_eq!(
+        request_ok(
+            &resumed,
+            python("print(y, sum(x[::4096]) == 55 * (64 << 8))")
+        )
+        .await,
+        "kept True\n"
+    );
+    assert_eq!(
+        request_ok(
+            &resumed,
+            shell("cat file; kill -0 $(cat pid) && echo lives")
+        )
+        .await,
+        "kept\nlives\n"
+    );
+    assert_eq!(request_ok(&resumed, shell(NAMES)).await, name);
+    assert_eq!(resumed.inherited_programs().unwrap().count, 1);
+    let clock = request_ok(&resumed, shell("date +%s")).await;
+    let now = std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .unwrap();
+    assert!(clock.trim().parse::<u64>().unwrap().abs_diff(now.as_secs()) < 60);
+
+    // Again: what is on disk is still what differs from the template.
+    request_ok(&resumed, python("x = None; y += ' twice'")).await;
+    let again = resumed.pause(label).await.unwrap();
+    assert!(again.disk_bytes < 160 << 20, "{again:?}");
+    let resumed = second
+        .resume(&again.id, ResumeOptions::default())
+        .await
+        .unwrap();
+    assert_eq!(
+        request_ok(&resumed, python("print(y)")).await,
+        "kept twice\n"
+    );
+    resumed.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_checkpoint_on_disk_starts_any_number_of_sandboxes() {
+    let label = &format!("checkpoint {}", std::process::id());
+    let engine = engine();
+    let sandbox = engine.sandbox().language(Language::Shell).await.unwrap();
+    request_ok(&sandbox, shell("echo kept > file")).await;
+    let saved = sandbox
+        .checkpoint()
+        .await
+        .unwrap()
+        .save(label)
+        .await
+        .unwrap();
+    assert_eq!(saved.kind, SavedStateKind::Checkpoint);
+    // A light session.
+    assert!(saved.disk_bytes < 40 << 20, "{saved:?}");
+    let own_name = request_ok(&sandbox, shell(NAMES)).await;
+    sandbox.end().await;
+
+    let checkpoint = engine.load_checkpoint(&saved.id, None).await.unwrap();
+    let mut names = vec![own_name];
+    for _ in 0..2 {
+        let child = engine.open(&checkpoint).await.unwrap();
+        assert_eq!(run_ok(&child, Language::Shell, "cat file").await, "kept\n");
+        names.push(request_ok(&child, shell(NAMES)).await);
+        child.end().await;
+    }
+    names.dedup();
+    assert_eq!(names.len(), 3, "{names:?}");
+
+    assert!(engine.delete_saved_state(&saved.id).await.unwrap());
+    assert!(!engine.delete_saved_state(&saved.id).await.unwrap());
+    let error = engine.load_checkpoint(&saved.id, None).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Missing, "{error}");
+}
