@@ -158,16 +158,25 @@ impl ServerRunControl {
 
     /// Sends a request about the run in the background. A run that has ended is no error.
     fn send(&self, action: &str, body: Value) {
-        let (client, path) = (self.client.clone(), format!("{}/{action}", self.path));
+        let control = self.clone();
+        let action = action.to_owned();
+        tokio::spawn(async move { control.send_and_wait(&action, body).await });
+    }
+
+    /// Cancels the run, and waits until the server has received that.
+    pub(crate) async fn cancel(&self) {
+        self.send_and_wait("cancel", Value::Null).await;
+    }
+
+    async fn send_and_wait(&self, action: &str, body: Value) -> bool {
+        let path = format!("{}/{action}", self.path);
         let body = match body {
             Value::Null => Bytes::new(),
             body => Bytes::from(body.to_string()),
         };
 
-        tokio::spawn(async move {
-            let result = client.send(Method::POST, &path, body, ANY).await;
-            result.is_ok()
-        });
+        let result = self.client.send(Method::POST, &path, body, ANY).await;
+        result.is_ok()
     }
 
     async fn write_input(&self, query: &str, bytes: Vec<u8>) -> bool {

@@ -65,6 +65,7 @@ async fn follow(
             signal = signals.next() => {
                 count += 1;
                 if count == LAST_SIGNAL {
+                    control.cancel().await;
                     return Ok(INTERRUPTED);
                 }
                 control.signal(signal.as_raw_value());
@@ -134,7 +135,10 @@ async fn on_terminal(
     let outcome = session.run(forward, resize, write_output(run), interrupts);
     Ok(match outcome.await? {
         Some(outcome) => report(&outcome, timeout_s, sandbox.memory_mib),
-        None => INTERRUPTED,
+        None => {
+            control.cancel().await;
+            INTERRUPTED
+        }
     })
 }
 

@@ -4,6 +4,7 @@ use anyhow::{Context, bail};
 use serde::Deserialize;
 use serde_json::Value;
 
+use crate::outcome::Failure;
 use crate::server_client::{Method, ServerClient, path_segment, with_query};
 
 /// The number of sandboxes that are requested at once.
@@ -71,6 +72,15 @@ pub(super) async fn find(server: &ServerClient, word: &str) -> anyhow::Result<Sa
 /// # Errors
 /// There is none, or more than one.
 pub(super) async fn find_any(server: &ServerClient, word: &str) -> anyhow::Result<Value> {
+    // The server knows ids and names; the start of an id is found here.
+    if let Ok(segment) = path_segment(word) {
+        let path = format!("/v1/sandboxes/{segment}");
+        match server.request(Method::GET, &path).await {
+            Err(error) if has_kind(&error, "not_found") => {}
+            found => return found,
+        }
+    }
+
     let sandboxes = list_all(server, true).await?;
     let infos: Vec<_> = sandboxes
         .iter()
@@ -79,6 +89,12 @@ pub(super) async fn find_any(server: &ServerClient, word: &str) -> anyhow::Resul
 
     let index = choose(&infos, word)?;
     Ok(sandboxes[index].clone())
+}
+
+/// Returns whether an error is a failure of this kind that the server reports.
+pub(super) fn has_kind(error: &anyhow::Error, kind: &str) -> bool {
+    let failure = error.downcast_ref::<Failure>();
+    failure.is_some_and(|failure| failure.kind == kind)
 }
 
 /// Chooses the sandbox that a word means: the one with this id, the one with this name that has not ended, or the only one
