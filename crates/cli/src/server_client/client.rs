@@ -9,7 +9,7 @@ use anyhow::{Context, bail};
 use bytes::Bytes;
 use fumehood_server::Store;
 use http_body_util::channel::Channel;
-use http_body_util::{BodyExt, Either, Full, Limited};
+use http_body_util::{Either, Full};
 pub(crate) use hyper::Method;
 use hyper::body::Incoming;
 use hyper::client::conn::http1::{SendRequest, handshake};
@@ -19,14 +19,12 @@ use hyper_util::rt::TokioIo;
 use serde_json::Value;
 use tokio::net::UnixStream;
 
+use super::answers::{read_body, read_json, server_failure};
 use super::events::EventStream;
 use crate::outcome::Failure;
 
 /// Timeout of the first request. A server that is too busy to answer it is not used.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
-
-/// Maximum size of an answer or of an event, in bytes: a chunk of output with every byte escaped, and a margin.
-pub(super) const MAX_EVENT_BYTES: usize = 16 * 1024 * 1024;
 
 /// The media types of answers.
 pub(super) const JSON: &str = "application/json";
@@ -279,36 +277,6 @@ async fn checked(response: Response<Incoming>) -> Result<Response<Incoming>, Fai
 
     let answer = read_json(response).await.unwrap_or_default();
     Err(server_failure(&answer["error"]))
-}
-
-/// Reads the body of an answer as JSON.
-pub(super) async fn read_json(response: Response<Incoming>) -> Option<Value> {
-    let bytes = read_body(response).await?;
-    serde_json::from_slice(&bytes).ok()
-}
-
-async fn read_body(response: Response<Incoming>) -> Option<Bytes> {
-    let body = Limited::new(response.into_body(), MAX_EVENT_BYTES);
-    Some(body.collect().await.ok()?.to_bytes())
-}
-
-/// Returns the failure that the server reports in `error`.
-pub(super) fn server_failure(error: &Value) -> Failure {
-    let field = |name: &str, default: &str| error[name].as_str().unwrap_or(default).to_owned();
-    Failure {
-        kind: field("kind", "host"),
-        retry: field("retry", "unknown"),
-        message: field("message", "the server gave no reason"),
-    }
-}
-
-/// Returns the failure for a broken connection or an answer that cannot be understood.
-pub(super) fn connection_failure(reason: impl std::fmt::Display) -> Failure {
-    Failure {
-        kind: "lost".into(),
-        retry: "unknown".into(),
-        message: format!("the connection to the server failed: {reason}"),
-    }
 }
 
 #[cfg(test)]

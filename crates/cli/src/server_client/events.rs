@@ -6,7 +6,7 @@ use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use serde_json::Value;
 
-use super::client::{MAX_EVENT_BYTES, connection_failure};
+use super::answers::{MAX_EVENT_BYTES, connection_failure};
 use crate::outcome::Failure;
 
 /// A stream of server-sent events.

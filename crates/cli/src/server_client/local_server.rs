@@ -18,7 +18,8 @@ use rustix::fs::{FlockOperation, OFlags, flock};
 use serde_json::Value;
 use tokio::time::Instant;
 
-use super::client::{JSON, Method, ServerClient, read_json, recorded_socket};
+use super::answers::read_json;
+use super::client::{JSON, Method, ServerClient, recorded_socket};
 
 /// Seconds without work after which a server that was started here exits.
 const IDLE_TIMEOUT_S: u32 = 300;

@@ -5,6 +5,7 @@ mod local_server;
 mod run;
 mod client;
 mod events;
+mod answers;
 
 pub(crate) use client::{Method, ServerClient, path_segment, with_query};
 pub(crate) use local_server::ensure_running;

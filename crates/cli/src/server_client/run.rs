@@ -6,10 +6,8 @@ use fumehood_engine::{Event, Outcome};
 use hyper::StatusCode;
 use serde_json::{Value, json};
 
-use super::client::{
-    ANY, EVENT_STREAM, Method, ServerClient, connection_failure, path_segment, read_json,
-    server_failure,
-};
+use super::answers::{connection_failure, read_json, server_failure};
+use super::client::{ANY, EVENT_STREAM, Method, ServerClient, path_segment};
 use super::events::EventStream;
 use crate::io::{InputSink, StdinForwarder};
 use crate::outcome::Failure;
