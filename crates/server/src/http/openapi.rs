@@ -255,6 +255,6 @@ mod tests {
             }
         }
 
-        assert_eq!(count, 38);
+        assert_eq!(count, 40);
     }
 }
