@@ -93,8 +93,9 @@ async fn take_over(
 ) -> anyhow::Result<SyncEnd> {
     let shown = mount.local.display();
     let count = changes.len();
+    let noun = if count == 1 { "change" } else { "changes" };
     if !args.yes {
-        let question = format!("take over {count} changes into {shown}?");
+        let question = format!("take over {count} {noun} into {shown}?");
         if !confirm(&question).await? {
             eprint_message("nothing was taken over");
             return Ok(SyncEnd::Declined);
@@ -111,7 +112,7 @@ async fn take_over(
 
     let taken = count - failed.len();
     eprint_message(&format!(
-        "{taken} of {count} changes taken over into {shown}"
+        "{taken} of {count} {noun} taken over into {shown}"
     ));
     Ok(match failures.is_empty() {
         true => SyncEnd::Complete,
