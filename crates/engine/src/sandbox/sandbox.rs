@@ -485,7 +485,9 @@ fn cpu_time(pid: u32) -> Option<Duration> {
     let ticks: u64 = times.filter_map(|field| field.parse::<u64>().ok()).sum();
 
     let per_second = rustix::param::clock_ticks_per_second().max(1);
-    Some(Duration::from_millis(ticks.saturating_mul(1000) / per_second))
+    Some(Duration::from_millis(
+        ticks.saturating_mul(1000) / per_second,
+    ))
 }
 
 pub(crate) fn invalid(error: WireError) -> Error {

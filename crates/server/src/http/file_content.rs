@@ -47,7 +47,7 @@ pub(super) async fn download(
     Query(PathQuery { path }): Query<PathQuery>,
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
-    let sandbox = service.sandbox(&owner, &id)?;
+    let sandbox = service.sandbox(&owner, &id).await?;
     let files = sandbox.engine_sandbox().files();
 
     // Ranges need a known size; without one, the whole file is sent.
@@ -254,7 +254,7 @@ pub(super) async fn upload(
     Query(query): Query<UploadQuery>,
     request: Request,
 ) -> Result<axum::Json<FileResponse>, ApiError> {
-    let sandbox = service.sandbox(&owner, &id)?;
+    let sandbox = service.sandbox(&owner, &id).await?;
     let size = request.headers().get(CONTENT_LENGTH);
     let size = size.and_then(|len| len.to_str().ok()?.parse().ok());
 
