@@ -145,5 +145,6 @@ fn record(
         label,
         rootfs: provisioner.factory.rootfs(machine)?,
         description,
+        with_process: provisioner.hot_images.are_used(),
     })
 }
