@@ -7,7 +7,7 @@ use fumehood_protocol::PROTOCOL_VERSION;
 use fumehood_sys::host::tsc_khz;
 use serde::{Deserialize, Serialize};
 
-use super::saved_state::SavedStateKind;
+use super::kind::SavedStateKind;
 use crate::error::{Error, ErrorKind};
 use crate::host::Accelerator;
 use crate::network::{Network, PreparedNetwork, SavedNetwork};

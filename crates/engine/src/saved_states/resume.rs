@@ -6,7 +6,8 @@ use fumehood_image::{OpenedState, SavedStates, StateId};
 use tokio::task::JoinHandle;
 
 use super::description::Description;
-use super::saved_state::{SavedState, SavedStateKind, description, state_error};
+use super::kind::SavedStateKind;
+use super::saved_state::{SavedState, description, state_error};
 use crate::agent::{Channel, GuestInit};
 use crate::engine::Engine;
 use crate::error::{Error, ErrorKind};

@@ -190,7 +190,7 @@ mod tests {
             parts.collect::<Vec<_>>()
         };
         assert_eq!(parts(&[], true), [(0, 100, Some(TEMPLATE))]);
-        assert_eq!(parts(&[0..100], true), [(0, 100, Some(MEMORY))]);
+        assert_eq!(parts(&[0..60, 60..100], true)[1], (60, 40, Some(MEMORY)));
         assert_eq!(
             parts(&[10..20, 30..100], false),
             [

@@ -1,10 +1,9 @@
 //! Claims: only one process at a time resumes or deletes a state, and it is consumed at most once.
 
-use std::fs::File;
 use std::io::ErrorKind;
-use std::os::unix::fs::FileExt;
 
-use super::format::{CLAIM, CONSUMED, UNCLAIMED};
+use super::consumption::mark_consumed;
+use super::format::CLAIM;
 use super::id::StateId;
 use super::opened::OpenedState;
 use super::saved_states::SavedStates;
@@ -55,13 +54,20 @@ impl SavedStates {
         })
     }
 
-    /// Returns whether a state was consumed, before or after its directory was opened.
-    pub(super) fn is_gone(&self, entry: &CacheEntry) -> Result<bool, Error> {
-        let is_consumed = is_consumed(entry);
-        if entry.is_current() {
-            is_consumed
-        } else {
-            Ok(true)
+    /// Deletes a state. Returns `false` if it does not exist.
+    ///
+    /// # Errors
+    /// [`Error::StateInUse`] if it is being resumed, and [`Error::Io`].
+    pub fn delete(&self, id: &StateId) -> Result<bool, Error> {
+        match self.claim(id).and_then(StateClaim::consume) {
+            Ok(()) => Ok(true),
+            Err(Error::MissingState { .. }) => Ok(false),
+            // Without its claim, nobody can resume it.
+            Err(error) if error.is_damage() => {
+                let lock = self.cache.lock()?;
+                self.cache.remove(id.as_str(), &lock).map(|_| true)
+            }
+            Err(error) => Err(error),
         }
     }
 }
@@ -102,22 +108,4 @@ impl StateClaim {
         });
         Ok(())
     }
-}
-
-/// Returns whether a state was consumed, and its files are only not removed yet.
-pub(super) fn is_consumed(entry: &CacheEntry) -> Result<bool, Error> {
-    match entry.read_file(CLAIM)?.as_slice() {
-        text if text == UNCLAIMED => Ok(false),
-        text if text == CONSUMED => Ok(true),
-        _ => Err(entry.damaged(CLAIM, "it has other contents".to_owned())),
-    }
-}
-
-fn mark_consumed(entry: &CacheEntry) -> Result<(), Error> {
-    let path = entry.path().join(CLAIM);
-    let file = File::options().write(true).open(&path);
-    let file = file.map_err(Error::io("open", &path))?;
-    file.write_all_at(CONSUMED, 0)
-        .and_then(|()| file.sync_data())
-        .map_err(Error::io("write", &path))
 }

@@ -92,7 +92,7 @@ impl PageIndex {
                 bytes.len()
             ));
         };
-        if memory_bytes > MAX_MEMORY_BYTES || memory_bytes % CHUNK as u64 != 0 {
+        if memory_bytes > MAX_MEMORY_BYTES || !memory_bytes.is_multiple_of(CHUNK as u64) {
             return Err(format!("the memory cannot have {memory_bytes} bytes"));
         }
 

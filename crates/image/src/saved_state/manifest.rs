@@ -129,7 +129,7 @@ impl StateManifest {
             return Err(format!("its label has more than {MAX_LABEL_BYTES} bytes"));
         }
         let bytes = manifest.memory_bytes;
-        if bytes == 0 || bytes > MAX_MEMORY_BYTES || bytes % CHUNK as u64 != 0 {
+        if bytes == 0 || bytes > MAX_MEMORY_BYTES || !bytes.is_multiple_of(CHUNK as u64) {
             return Err(format!("the memory cannot have {bytes} bytes"));
         }
         Ok(manifest)

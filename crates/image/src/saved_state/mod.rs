@@ -7,6 +7,7 @@
 //! Stopping and restoring guests belongs in the engine.
 
 mod claim;
+mod consumption;
 mod format;
 mod id;
 mod index;

@@ -162,7 +162,7 @@ impl StoredPages {
     /// Returns the bytes of the memory that are stored or those of the template.
     #[must_use]
     pub fn bytes(&self) -> u64 {
-        let template = self.template.as_ref().map(|file| data_bytes(file));
+        let template = self.template.as_ref().map(data_bytes);
         let template = template.and_then(Result::ok).unwrap_or(0);
         (self.index.data_bytes() + template).min(self.memory_bytes)
     }

@@ -3,7 +3,7 @@
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
-use super::claim::is_consumed;
+use super::consumption::is_consumed;
 use super::format::PINNED;
 use super::id::StateId;
 use super::manifest::StateManifest;
@@ -120,20 +120,13 @@ impl SavedStates {
         })
     }
 
-    /// Deletes a state. Returns `false` if it does not exist.
-    ///
-    /// # Errors
-    /// [`Error::StateInUse`] if it is being resumed, and [`Error::Io`].
-    pub fn delete(&self, id: &StateId) -> Result<bool, Error> {
-        match self.claim(id).and_then(super::StateClaim::consume) {
-            Ok(()) => Ok(true),
-            Err(Error::MissingState { .. }) => Ok(false),
-            // Without its claim, nobody can resume it.
-            Err(error) if error.is_damage() => {
-                let lock = self.cache.lock()?;
-                self.cache.remove(id.as_str(), &lock).map(|_| true)
-            }
-            Err(error) => Err(error),
+    /// Returns whether a state was consumed, before or after its directory was opened.
+    pub(super) fn is_gone(&self, entry: &CacheEntry) -> Result<bool, Error> {
+        let is_consumed = is_consumed(entry);
+        if entry.is_current() {
+            is_consumed
+        } else {
+            Ok(true)
         }
     }
 
