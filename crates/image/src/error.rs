@@ -256,12 +256,15 @@ pub enum Error {
 }
 
 impl Error {
-    /// Returns whether a template, a hot image or a layer is damaged. No other error is a reason to remove it:
+    /// Returns whether a template, a hot image, a layer or a saved state is damaged. No other error is a reason to remove it:
     /// a file may be unreadable for a moment, such as when too many files are open.
     pub(crate) fn is_damage(&self) -> bool {
         matches!(
             self,
-            Self::DamagedTemplate { .. } | Self::DamagedHotImage { .. } | Self::DamagedLayer { .. }
+            Self::DamagedTemplate { .. }
+                | Self::DamagedHotImage { .. }
+                | Self::DamagedLayer { .. }
+                | Self::DamagedState { .. }
         )
     }
 

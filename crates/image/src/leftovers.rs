@@ -40,7 +40,9 @@ impl Store {
     /// Returns whether there is work of killed builds. Four small directories are read.
     #[must_use]
     pub fn has_leftovers(&self) -> bool {
-        self.has_abandoned() || self.caches().iter().any(ArtifactCache::has_leftovers)
+        self.has_abandoned()
+            || self.caches().iter().any(ArtifactCache::has_leftovers)
+            || self.saved_states().has_consumed()
     }
 
     fn caches(&self) -> [ArtifactCache; 4] {

@@ -61,8 +61,9 @@ pub use layer::{
 pub use options::{BuildOptions, ExtraFile, RootFormat};
 pub use progress::{NoProgress, Progress, Step, StepEnd};
 pub use saved_state::{
-    NeededFile, OpenedState, PageIndex, PageWriter, PinnedFile, SavedStates, StateClaim, StateId,
-    StateManifest, StateSummary, StateToSave, StoredPages,
+    NeededFile, OpenedState, PageIndex, PageWriter, PinnedFile, ProcessRecord, ProcessSaver,
+    ProcessTarget, SavedStates, StateClaim, StateId, StateManifest, StateSummary, StateToSave,
+    StoredPages, StoredProcess,
 };
 pub use sparse::{copy_sparse, data_ranges};
 pub use store::{

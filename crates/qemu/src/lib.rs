@@ -26,5 +26,7 @@ pub use guest_memory::{GuestMemory, GuestPages, GuestRange, MemoryError};
 pub use process::{
     LaunchConfig, Launcher, Process, ProcessError, ProcessSpec, ProcessStart, ResourceLimits,
 };
-pub use process_image::{DescriptorIdentity, ImageError, ProcessToSave, SavedFile, SavedProcess};
+pub use process_image::{
+    DescriptorIdentity, GuestMapping, ImageError, ProcessToSave, SavedFile, SavedProcess,
+};
 pub use qmp::{Event, Pending, Qmp, QmpError};

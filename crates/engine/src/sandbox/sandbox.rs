@@ -7,6 +7,7 @@ use fumehood_protocol::{
     ActionTag, Attach, IdempotencyKey, Limits, ListProcesses, OpId, ProcessInfo, Request, Response,
     Spawn, WireError,
 };
+use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
@@ -70,6 +71,11 @@ impl Drop for Inner {
     fn drop(&mut self) {
         self.supervisor.abort();
         self.lifetime.abandon();
+
+        // The files of a resumed state were removed: closing the last descriptor frees their blocks, which may take a second.
+        if let (Some(base), Ok(runtime)) = (self.base.take(), Handle::try_current()) {
+            runtime.spawn_blocking(move || drop(base));
+        }
     }
 }
 

@@ -1,15 +1,16 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
-use fumehood_image::OpenedState;
+use fumehood_gateway::Connections;
+use fumehood_image::{OpenedState, StateId};
 use fumehood_protocol::PROTOCOL_VERSION;
 use fumehood_sys::host::tsc_khz;
 use serde::{Deserialize, Serialize};
 
-use super::saved_state::SavedStateKind;
+use super::kind::SavedStateKind;
 use crate::error::{Error, ErrorKind};
 use crate::host::Accelerator;
-use crate::network::SavedNetwork;
+use crate::network::{Network, PreparedNetwork, SavedNetwork};
 use crate::packages::InstalledPackage;
 use crate::provision::Provisioner;
 use crate::sandbox::CheckpointOrigin;
@@ -90,6 +91,26 @@ impl Description {
     /// Returns whether the guest has a network card.
     pub(super) fn has_network(&self) -> bool {
         self.machine.network
+    }
+
+    /// Prepares the network of a guest that is continued: it has placeholders, and connections that no longer exist.
+    ///
+    /// # Errors
+    /// Returns [`ErrorKind::Invalid`] if the guest has no network card, for a value without secret, or a port that is in use.
+    pub(super) fn prepare(
+        &self,
+        id: &StateId,
+        network: Option<&Network>,
+    ) -> Result<Option<PreparedNetwork>, Error> {
+        if network.is_some() && !self.has_network() {
+            let message = format!(
+                "saved state {id} has no network card, so it cannot get a network; resume it without one"
+            );
+            return Err(Error::new(ErrorKind::Invalid, message));
+        }
+        let stale = Connections::from_endpoints(self.connections.iter().copied());
+        let prepared = network.map(|network| network.prepare_resumed(&self.placeholders, stale));
+        prepared.transpose()
     }
 
     /// Returns the machine of a state, if this host and this version have the same one.

@@ -5,7 +5,8 @@ use fumehood_qemu::QmpError;
 use serde_json::Value;
 
 use super::description::Description;
-use super::saved_state::{SavedState, SavedStateKind, state_error};
+use super::kind::SavedStateKind;
+use super::saved_state::{SavedState, state_error};
 use crate::error::{Error, ErrorKind};
 use crate::network::{ActiveNetwork, SavedNetwork};
 use crate::provision::Provisioner;
@@ -145,5 +146,6 @@ fn record(
         label,
         rootfs: provisioner.factory.rootfs(machine)?,
         description,
+        with_process: provisioner.hot_images.are_used(),
     })
 }

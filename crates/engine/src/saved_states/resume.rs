@@ -2,17 +2,19 @@
 
 use std::time::Duration;
 
-use fumehood_gateway::Connections;
 use fumehood_image::{OpenedState, SavedStates, StateId};
+use tokio::task::JoinHandle;
 
 use super::description::Description;
-use super::saved_state::{SavedState, SavedStateKind, description, state_error};
-use crate::agent::GuestInit;
+use super::kind::SavedStateKind;
+use super::saved_state::{SavedState, description, state_error};
+use crate::agent::{Channel, GuestInit};
 use crate::engine::Engine;
 use crate::error::{Error, ErrorKind};
 use crate::network::{Network, PreparedNetwork, SavedNetwork};
+use crate::provision::{AcquiredVm, MemoryReservation};
 use crate::sandbox::{Checkpoint, CheckpointOrigin, Sandbox, SandboxTimeouts};
-use crate::snapshot::{Snapshot, TemplateMemory};
+use crate::snapshot::{Snapshot, TemplateMemory, load_process};
 
 /// What a resumed sandbox gets from its owner. Nothing of it is taken from the saved state.
 #[derive(Debug, Clone, Default)]
@@ -28,13 +30,34 @@ pub struct ResumeOptions {
     pub keep_identity: Option<bool>,
 }
 
-/// A state that was read from disk.
+/// A state that is being read from disk.
 struct LoadedState {
     snapshot: Snapshot,
-    description: Description,
-    network: Option<PreparedNetwork>,
-    /// MiB of the host's memory that its files take while a VM uses them.
+    /// MiB of the host's memory that the snapshot takes.
     memory_mib: u32,
+    /// The check of files that QEMU maps directly.
+    checks: Option<JoinHandle<Checks>>,
+}
+
+/// The results of comparing files with their checksums.
+#[derive(Debug)]
+struct Checks {
+    process: Result<(), fumehood_image::Error>,
+    memory: Result<(), fumehood_image::Error>,
+}
+
+/// Whether the QEMU that was saved with a state is continued.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum UseProcess {
+    IfPossible,
+    No,
+}
+
+/// A guest that was continued.
+struct Continued {
+    acquired: AcquiredVm<Channel>,
+    /// The memory of the snapshot.
+    reservation: Option<MemoryReservation>,
 }
 
 impl Engine {
@@ -80,22 +103,30 @@ impl Engine {
             Ok((claim, opened))
         });
         let (claim, opened) = opening.await?;
-        let loaded = self.load_state(opened, options.network.as_ref())?;
-
-        let provisioner = self.provisioner();
-        let reserved = provisioner
-            .admission
-            .reserve(loaded.memory_mib, || provisioner.pool.clear());
-        let reservation = reserved.await?;
+        let description = description(id, opened.manifest().description.clone())?;
+        let network = description.prepare(id, options.network.as_ref())?;
 
         // Continue the guest. It has no network, and nobody can use it.
-        let is_paused = loaded.description.kind == SavedStateKind::Paused;
+        let is_paused = description.kind == SavedStateKind::Paused;
         let keeps_identity = options.keep_identity.unwrap_or(is_paused);
         let init = GuestInit {
-            identity: keeps_identity.then(|| loaded.description.identity.clone()),
-            ..loaded.init()
+            identity: keeps_identity.then(|| description.identity.clone()),
+            ..init_of(network.as_ref())
         };
-        let acquired = provisioner.open_checkpoint(&loaded.snapshot, &init).await?;
+        let loaded = self.load_state(&description, opened, UseProcess::IfPossible)?;
+        let continued = match self.continue_state(loaded, &init).await? {
+            Some(continued) => Some(continued),
+            None => {
+                let id = id.clone();
+                let opened = self.with_states(move |states| states.open(&id)).await?;
+                let loaded = self.load_state(&description, opened, UseProcess::No)?;
+                self.continue_state(loaded, &init).await?
+            }
+        };
+        let Continued {
+            acquired,
+            reservation,
+        } = continued.ok_or_else(|| Error::new(ErrorKind::Boot, "the guest did not continue"))?;
 
         // From here on, nobody else can resume it.
         self.with_states(move |_| claim.consume()).await?;
@@ -103,10 +134,12 @@ impl Engine {
             idle_timeout: options.idle_timeout,
             max_lifetime: options.max_lifetime,
         };
-        let sandbox = Sandbox::new(provisioner.clone(), acquired, loaded.network, timeouts)?;
-        sandbox.record_inherited_programs(loaded.description.programs);
-        sandbox.record_packages(loaded.description.packages);
-        sandbox.hold_reservation(reservation);
+        let sandbox = Sandbox::new(self.provisioner().clone(), acquired, network, timeouts)?;
+        sandbox.record_inherited_programs(description.programs);
+        sandbox.record_packages(description.packages);
+        if let Some(reservation) = reservation {
+            sandbox.hold_reservation(reservation);
+        }
         Ok(sandbox)
     }
 
@@ -120,25 +153,27 @@ impl Engine {
         id: &StateId,
         network: Option<Network>,
     ) -> Result<Checkpoint, Error> {
-        let id = id.clone();
-        let opened = self.with_states(move |states| states.open(&id)).await?;
-        let loaded = self.load_state(opened, network.as_ref())?;
+        let wanted = id.clone();
+        let opened = self.with_states(move |states| states.open(&wanted)).await?;
+        let description = description(id, opened.manifest().description.clone())?;
+        let network = description.prepare(id, network.as_ref())?;
 
         let provisioner = self.provisioner();
         let reserved = provisioner
             .admission
-            .reserve(loaded.description.memory_mib(), || provisioner.pool.clear());
+            .reserve(description.memory_mib(), || provisioner.pool.clear());
         let reservation = reserved.await?;
+        let loaded = self.load_state(&description, opened, UseProcess::No)?;
         loaded.snapshot.ready().await?;
 
-        let init = loaded.init();
+        let init = init_of(network.as_ref());
         Ok(Checkpoint::new(
             loaded.snapshot,
-            loaded.network.map(SavedNetwork::of_prepared),
-            loaded.description.programs,
+            network.map(SavedNetwork::of_prepared),
+            description.programs,
             CheckpointOrigin {
-                identity: loaded.description.identity,
-                packages: loaded.description.packages,
+                identity: description.identity,
+                packages: description.packages,
             },
             init,
             provisioner.clone(),
@@ -149,47 +184,92 @@ impl Engine {
     /// Checks that this host can restore a state, and starts reading its memory.
     fn load_state(
         &self,
+        description: &Description,
         opened: OpenedState,
-        network: Option<&Network>,
+        use_process: UseProcess,
     ) -> Result<LoadedState, Error> {
-        let manifest = opened.manifest();
-        let description = description(&manifest.id, manifest.description.clone())?;
-        let machine = description.machine(self.provisioner(), &opened)?;
-        if network.is_some() && !description.has_network() {
-            let message = format!(
-                "saved state {} has no network card, so it cannot get a network; resume it without one",
-                manifest.id
-            );
-            return Err(Error::new(ErrorKind::Invalid, message));
-        }
-        let stale = Connections::from_endpoints(description.connections.iter().copied());
-        let network =
-            network.map(|network| network.prepare_resumed(&description.placeholders, stale));
-        let network = network.transpose()?;
-
-        let template = opened.pages().template().zip(manifest.template.as_ref());
-        let template = template.map(|(file, pinned)| {
-            let file = file.try_clone()?;
-            Ok(TemplateMemory::new(file, pinned.sha256.clone()))
-        });
-        let template = template.transpose().map_err(|e: std::io::Error| {
+        let provisioner = self.provisioner();
+        let machine = description.machine(provisioner, &opened)?;
+        let template = template_memory(&opened).map_err(|e| {
             Error::new(
                 ErrorKind::Host,
                 format!("cannot duplicate a descriptor: {e}"),
             )
         })?;
+        let devices = opened.devices().to_vec();
+        let (pages, process) = opened.into_parts();
 
-        let (devices, changed) = (opened.devices().to_vec(), opened.pages().changed());
-        let memory_mib = description.memory_mib();
-        let pages = opened.into_pages();
+        // The QEMU that was saved with it, with the code that it has translated.
+        let is_wanted = use_process == UseProcess::IfPossible && provisioner.hot_images.are_used();
+        if let Some(stored) = process.filter(|_| is_wanted) {
+            let libraries = provisioner.hot_images.libraries();
+            match load_process(&stored, pages.memory(), template.as_ref(), libraries) {
+                Ok(process) => {
+                    let checks = tokio::task::spawn_blocking(move || Checks {
+                        process: stored.verify(),
+                        memory: pages.verify(),
+                    });
+                    return Ok(LoadedState {
+                        snapshot: Snapshot::with_process(machine, devices, process, template),
+                        // Its pages are those of files.
+                        memory_mib: 0,
+                        checks: Some(checks),
+                    });
+                }
+                Err(reason) => tracing::info!(reason, "a state is resumed without its QEMU"),
+            }
+        }
+
+        let (changed, bytes) = (pages.changed(), pages.bytes());
         let fill = move |ram: &std::fs::File| pages.fill(ram).map_err(|e| e.to_string());
         let snapshot = Snapshot::load(machine, devices, template, changed, fill)?;
         Ok(LoadedState {
             snapshot,
-            description,
-            network,
-            memory_mib,
+            memory_mib: u32::try_from(bytes.div_ceil(1 << 20)).unwrap_or(u32::MAX),
+            checks: None,
         })
+    }
+
+    /// Continues the guest of a state, and waits until all files are checked. Returns `None` if only the QEMU that was saved
+    /// with it is damaged: the state does not need it.
+    async fn continue_state(
+        &self,
+        loaded: LoadedState,
+        init: &GuestInit,
+    ) -> Result<Option<Continued>, Error> {
+        let provisioner = self.provisioner();
+        let memory_mib = loaded
+            .memory_mib
+            .min(loaded.snapshot.machine().shape.memory_mib);
+        let reservation = if memory_mib > 0 {
+            let admission = &provisioner.admission;
+            let reserved = admission.reserve(memory_mib, || provisioner.pool.clear());
+            Some(reserved.await?)
+        } else {
+            None
+        };
+        let continued = provisioner.open_checkpoint(&loaded.snapshot, init).await;
+        let continued = continued.map(|acquired| {
+            Some(Continued {
+                acquired,
+                reservation,
+            })
+        });
+        let Some(checks) = loaded.checks else {
+            return continued;
+        };
+
+        let checks = checks.await.map_err(|e| {
+            let message = format!("the task that checks a saved state failed: {e}");
+            Error::new(ErrorKind::Host, message)
+        })?;
+        // An error of a VM may be a consequence of damage.
+        checks.memory.map_err(state_error)?;
+        if let Err(error) = checks.process {
+            tracing::warn!(%error, "a state is resumed without its QEMU");
+            return Ok(None);
+        }
+        continued
     }
 
     /// Runs work with the saved states on a thread for it.
@@ -207,10 +287,18 @@ impl Engine {
     }
 }
 
-impl LoadedState {
-    /// Returns what the guest gets besides its identity.
-    fn init(&self) -> GuestInit {
-        let network = self.network.as_ref();
-        network.map_or(GuestInit::NONE, PreparedNetwork::init)
-    }
+/// Returns what a guest with this network gets besides its identity.
+fn init_of(network: Option<&PreparedNetwork>) -> GuestInit {
+    network.map_or(GuestInit::NONE, PreparedNetwork::init)
+}
+
+/// Returns the template of a state.
+fn template_memory(opened: &OpenedState) -> std::io::Result<Option<TemplateMemory>> {
+    let template = opened.pages().template();
+    let template = template.zip(opened.manifest().template.as_ref());
+    let memory = template.map(|(file, pinned)| {
+        let file = file.try_clone()?;
+        Ok(TemplateMemory::new(file, pinned.sha256.clone()))
+    });
+    memory.transpose()
 }

@@ -1,7 +1,8 @@
 use fumehood_image::{StateId, StateSummary};
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
 use super::description::Description;
+use super::kind::SavedStateKind;
 use crate::error::{Error, ErrorKind};
 use crate::packages::InstalledPackage;
 use crate::snapshot::RunningPrograms;
@@ -30,16 +31,6 @@ pub struct SavedState {
     pub programs: RunningPrograms,
     /// The packages that the sandbox was created with.
     pub packages: Vec<InstalledPackage>,
-}
-
-/// Why a state was saved. In JSON: `paused` or `checkpoint`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum SavedStateKind {
-    /// The sandbox was paused: the state is its only copy. It keeps its identity.
-    Paused,
-    /// The sandbox has continued. Sandboxes that start from the state have identities of their own.
-    Checkpoint,
 }
 
 impl SavedState {

@@ -203,6 +203,11 @@ impl HotImages {
         true
     }
 
+    /// Returns the programs and libraries that were opened.
+    pub(crate) fn libraries(&self) -> &Libraries {
+        &self.libraries
+    }
+
     /// Returns the images of the store.
     pub(crate) fn shelf(&self) -> &Shelf {
         &self.shelf

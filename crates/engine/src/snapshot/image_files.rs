@@ -58,6 +58,14 @@ impl FileIdentity {
         })
     }
 
+    /// Returns the identity of an open file.
+    ///
+    /// # Errors
+    /// Returns the operating system's error.
+    pub(super) fn of_file(file: &File) -> io::Result<Self> {
+        Ok(Self::of(&file.metadata()?))
+    }
+
     fn of_path(path: &Path) -> io::Result<Self> {
         Ok(Self::of(&path.metadata()?))
     }
@@ -106,11 +114,15 @@ impl LoadError {
 
 /// The programs and libraries that images map, which most of them have in common: each is opened once.
 #[derive(Debug, Default)]
-pub(super) struct Libraries(Mutex<HashMap<PathBuf, (FileIdentity, SavedFile)>>);
+pub(crate) struct Libraries(Mutex<HashMap<PathBuf, (FileIdentity, SavedFile)>>);
 
 impl Libraries {
     /// Opens a library that has not changed since an image was created.
-    fn open(&self, path: PathBuf, recorded: FileIdentity) -> Result<SavedFile, LoadError> {
+    pub(super) fn open(
+        &self,
+        path: PathBuf,
+        recorded: FileIdentity,
+    ) -> Result<SavedFile, LoadError> {
         let failed = LoadError::of_path(&path);
         if FileIdentity::of_path(&path).map_err(&failed)? != recorded {
             return Err(LoadError::Unusable(format!(

@@ -114,6 +114,16 @@ impl Snapshot {
         }))
     }
 
+    /// Takes a state on disk whose QEMU was saved with it. If that cannot continue, it is restored from `devices`.
+    pub(crate) fn with_process(
+        machine: Machine,
+        devices: Vec<u8>,
+        process: SavedProcess,
+        template: Option<TemplateMemory>,
+    ) -> Self {
+        Self::new(machine, devices, Memory::of_process(process), template)
+    }
+
     /// Takes a guest that only continues in processes of its QEMU.
     pub(crate) fn hot(
         machine: Machine,
@@ -227,7 +237,7 @@ impl Snapshot {
     }
 
     /// Returns the files that a process which was restored from this state may map.
-    fn mapped_files(&self) -> io::Result<Vec<SavedFile>> {
+    pub(super) fn mapped_files(&self) -> io::Result<Vec<SavedFile>> {
         match &self.0.memory {
             Memory::File { ram, .. } => Ok(vec![SavedFile::new(ram.try_clone()?, None)?]),
             Memory::Process { process, .. } => Ok(process.files().to_vec()),
@@ -416,6 +426,8 @@ fn save_process(
         passed: &passed.kept,
         unneeded: &passed.read,
         base: base.as_deref().unwrap_or_default(),
+        copied: &[],
+        guest: None,
     };
     let pages = sealable_file("process-pages")?;
     let saved = SavedProcess::save(process, pages.try_clone()?)?;

@@ -2,11 +2,14 @@
 
 use std::io;
 
-use fumehood_image::{NeededFile, PageWriter, SavedStates, StateSummary, StateToSave};
+use fumehood_image::{
+    NeededFile, PageWriter, ProcessSaver, SavedStates, StateSummary, StateToSave,
+};
 use fumehood_qemu::{GuestMemory, MemoryError, QmpError};
 use serde_json::Value;
 
 use super::state::{Snapshot, blocking, device_state, guest_range};
+use super::state_process;
 use crate::error::{Error, ErrorKind};
 use crate::vm::{Layer, Machine, Vm};
 
@@ -18,6 +21,8 @@ pub(crate) struct StateRecord {
     /// The root file system of the guest.
     pub(crate) rootfs: Layer,
     pub(crate) description: Value,
+    /// Whether QEMU itself is saved as well, if that is possible.
+    pub(crate) with_process: bool,
 }
 
 /// Stops a guest whose agent is quiesced and writes its state, as the pages that differ from its template. The guest stays
@@ -41,6 +46,7 @@ pub(crate) async fn write_stopped(
 
     // QEMU stands still while its memory is read.
     let (machine, base, pid) = (machine.clone(), base.cloned(), vm.process_id());
+    let passed = vm.passed().clone();
     let writing = move || {
         let base = base.as_ref();
         let range = guest_range(pid, machine.memory_bytes(), base)?;
@@ -53,13 +59,12 @@ pub(crate) async fn write_stopped(
         let source = |writer: &mut PageWriter<'_>| {
             memory.read_pages(&pages, |offset, run| writer.push(offset, run))
         };
+        let process: ProcessSaver<'_> =
+            Box::new(|target| state_process::save(pid, range, &passed, base, &target));
+        let process = record.with_process.then_some(process);
+        let bytes = pages.bytes();
         Ok::<_, MemoryError>(write(
-            &machine,
-            base,
-            &devices,
-            pages.bytes(),
-            record,
-            source,
+            &machine, base, &devices, bytes, record, process, source,
         ))
     };
     blocking(writing).await?.map_err(|e| {
@@ -91,6 +96,7 @@ pub(crate) async fn write_checkpoint(
             devices,
             bytes,
             record,
+            None,
             source,
         ))
     };
@@ -106,6 +112,7 @@ fn write(
     devices: &[u8],
     max_data_bytes: u64,
     record: StateRecord,
+    process: Option<ProcessSaver<'_>>,
     source: impl FnOnce(&mut PageWriter<'_>) -> io::Result<()>,
 ) -> Result<StateSummary, fumehood_image::Error> {
     let template = base.and_then(Snapshot::template);
@@ -118,6 +125,7 @@ fn write(
         layer: machine.shape.layer.as_ref().map(needed),
         devices,
         description: record.description,
+        process,
     };
     record.states.save(state, source)
 }

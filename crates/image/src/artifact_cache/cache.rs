@@ -9,7 +9,7 @@ use super::entry::{ArtifactKind, CacheEntry, bytes_on_disk, is_digest};
 use super::lock::{Lock, is_owner_alive};
 use super::report::PruneReport;
 use crate::Error;
-use crate::store::{Store, sync_directory};
+use crate::store::Store;
 
 /// The extensions of directories of unfinished entries, and of entries that are being removed.
 pub(super) const STAGING_EXTENSION: &str = "new";
@@ -154,16 +154,6 @@ impl ArtifactCache {
         remove_all(&gone)?;
 
         Ok(bytes)
-    }
-
-    /// Takes an entry's name away durably, and returns the new path of its files, which the caller removes. A sweep removes
-    /// them as well.
-    pub(crate) fn take_away(&self, name: &str, _lock: &Lock) -> Result<PathBuf, Error> {
-        let path = self.path(name);
-        let gone = path.with_extension(REMOVED_EXTENSION);
-        fs::rename(&path, &gone).map_err(Error::io("remove", &path))?;
-        sync_directory(&self.root)?;
-        Ok(gone)
     }
 
     /// Removes a damaged entry, unless another one has replaced it, and logs the reason.

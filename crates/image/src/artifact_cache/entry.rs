@@ -66,6 +66,19 @@ impl CacheEntry {
         }
     }
 
+    /// Duplicates the handle.
+    pub(crate) fn reopen(&self) -> Result<Self, Error> {
+        Ok(Self {
+            name: self.name.clone(),
+            kind: self.kind,
+            path: self.path.clone(),
+            handle: self
+                .handle
+                .try_clone()
+                .map_err(Error::io("open", &self.path))?,
+        })
+    }
+
     pub(crate) fn name(&self) -> &str {
         &self.name
     }

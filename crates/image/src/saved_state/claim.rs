@@ -1,8 +1,8 @@
 //! Claims: only one process at a time resumes or deletes a state, and it is consumed at most once.
 
-use std::fs;
 use std::io::ErrorKind;
 
+use super::consumption::mark_consumed;
 use super::format::CLAIM;
 use super::id::StateId;
 use super::opened::OpenedState;
@@ -28,6 +28,10 @@ impl SavedStates {
     pub fn claim(&self, id: &StateId) -> Result<StateClaim, Error> {
         let entry = self.cache.entry(id.as_str())?;
         let entry = entry.ok_or_else(|| self.missing(id))?;
+        // Its files may not be removed yet, or have come back after a crash of the host.
+        if self.is_gone(&entry)? {
+            return Err(self.missing(id));
+        }
 
         let lock = match Lock::attempt(&entry.path().join(CLAIM)) {
             Ok(lock) => lock.ok_or_else(|| Error::StateInUse { id: id.to_string() })?,
@@ -38,7 +42,7 @@ impl SavedStates {
             Err(error) => return Err(error),
         };
         // It may have been consumed between opening and locking.
-        if !entry.is_current() {
+        if self.is_gone(&entry)? {
             return Err(self.missing(id));
         }
 
@@ -48,6 +52,23 @@ impl SavedStates {
             entry,
             lock,
         })
+    }
+
+    /// Deletes a state. Returns `false` if it does not exist.
+    ///
+    /// # Errors
+    /// [`Error::StateInUse`] if it is being resumed, and [`Error::Io`].
+    pub fn delete(&self, id: &StateId) -> Result<bool, Error> {
+        match self.claim(id).and_then(StateClaim::consume) {
+            Ok(()) => Ok(true),
+            Err(Error::MissingState { .. }) => Ok(false),
+            // Without its claim, nobody can resume it.
+            Err(error) if error.is_damage() => {
+                let lock = self.cache.lock()?;
+                self.cache.remove(id.as_str(), &lock).map(|_| true)
+            }
+            Err(error) => Err(error),
+        }
     }
 }
 
@@ -60,8 +81,8 @@ impl StateClaim {
         self.states.open(&self.id)
     }
 
-    /// Removes the state. When this returns, it is durably gone: also after a crash of the host nobody finds it. Its files
-    /// are removed in the background.
+    /// Consumes the state. When this returns, it is durably gone: also after a crash of the host nobody finds it. Its files
+    /// are removed in the background, or by the next start.
     ///
     /// # Errors
     /// [`Error::Io`]; the state stays. [`Error::MissingState`] if it is gone already.
@@ -72,22 +93,17 @@ impl StateClaim {
             entry,
             lock,
         } = self;
-        let cache_lock = states.cache.lock()?;
         if !entry.is_current() {
             return Err(states.missing(&id));
         }
-        let gone = states.cache.take_away(id.as_str(), &cache_lock)?;
-        drop(cache_lock);
+        mark_consumed(&entry)?;
 
         std::thread::spawn(move || {
-            let _claim = lock;
-            if let Err(error) = fs::remove_dir_all(&gone)
-                && error.kind() != ErrorKind::NotFound
-            {
-                tracing::warn!(%error, "cannot remove the files of a resumed state; a later sweep does");
-            }
-            if let Err(error) = states.remove_unused_files() {
-                tracing::warn!(%error, "cannot remove the files that a state needed");
+            let removed = states.remove_consumed();
+            drop(lock);
+            let removed = removed.and_then(|_| states.remove_unused_files());
+            if let Err(error) = removed {
+                tracing::warn!(%error, "cannot remove the files of a state; a later start does");
             }
         });
         Ok(())

@@ -56,6 +56,19 @@ impl PageIndex {
         u64::from(pages) * PAGE as u64
     }
 
+    /// Returns the ranges of whole chunks of which pages are stored, in bytes and in order.
+    pub(super) fn chunk_ranges(&self) -> Vec<std::ops::Range<u64>> {
+        let mut ranges: Vec<std::ops::Range<u64>> = Vec::new();
+        for chunk in &self.chunks {
+            let (start, end) = (chunk.offset(), chunk.offset() + CHUNK as u64);
+            match ranges.last_mut() {
+                Some(last) if last.end == start => last.end = end,
+                _ => ranges.push(start..end),
+            }
+        }
+        ranges
+    }
+
     /// Encodes the index for its file.
     pub(super) fn encode(&self) -> Vec<u8> {
         let mut bytes = Vec::with_capacity(self.chunks.len() * ENTRY);
@@ -79,7 +92,7 @@ impl PageIndex {
                 bytes.len()
             ));
         };
-        if memory_bytes > MAX_MEMORY_BYTES || memory_bytes % CHUNK as u64 != 0 {
+        if memory_bytes > MAX_MEMORY_BYTES || !memory_bytes.is_multiple_of(CHUNK as u64) {
             return Err(format!("the memory cannot have {memory_bytes} bytes"));
         }
 

@@ -37,6 +37,9 @@ pub struct StateManifest {
     pub rootfs: PinnedFile,
     /// The layer of packages.
     pub layer: Option<PinnedFile>,
+    /// QEMU itself with the code that it has translated, of use until the host is started again.
+    #[serde(default)]
+    pub process: Option<ProcessRecord>,
     /// What the engine needs to continue the guest.
     pub description: serde_json::Value,
 }
@@ -49,6 +52,19 @@ pub struct PinnedFile {
     pub sha256: String,
     /// Its size in bytes.
     pub bytes: u64,
+}
+
+/// The record of a QEMU that was saved with its guest.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProcessRecord {
+    /// The id of the boot of the host.
+    pub boot: String,
+    /// SHA-256 of the engine's description.
+    pub description_sha256: String,
+    /// The size of its pages in bytes.
+    pub pages_bytes: u64,
+    /// CRC-32C of its pages.
+    pub pages_crc32c: u32,
 }
 
 /// The first field of each format.
@@ -101,6 +117,10 @@ impl StateManifest {
         let files = files.chain(&manifest.template).chain(&manifest.layer);
         let digests = files.map(|file| &file.sha256);
         let own = [&manifest.index_sha256, &manifest.devices_sha256];
+        let process = manifest.process.as_ref();
+        let own = own
+            .into_iter()
+            .chain(process.map(|process| &process.description_sha256));
 
         if !digests.chain(own).all(|digest| is_digest(digest)) {
             return Err("a digest does not have 64 hexadecimal digits".to_owned());
@@ -109,7 +129,7 @@ impl StateManifest {
             return Err(format!("its label has more than {MAX_LABEL_BYTES} bytes"));
         }
         let bytes = manifest.memory_bytes;
-        if bytes == 0 || bytes > MAX_MEMORY_BYTES || bytes % CHUNK as u64 != 0 {
+        if bytes == 0 || bytes > MAX_MEMORY_BYTES || !bytes.is_multiple_of(CHUNK as u64) {
             return Err(format!("the memory cannot have {bytes} bytes"));
         }
         Ok(manifest)

@@ -7,6 +7,7 @@
 //! Stopping and restoring guests belongs in the engine.
 
 mod claim;
+mod consumption;
 mod format;
 mod id;
 mod index;
@@ -14,16 +15,18 @@ mod manifest;
 mod opened;
 mod pages;
 mod pins;
+mod process;
 mod saved_states;
 mod writer;
 
 pub use self::claim::StateClaim;
 pub use self::id::StateId;
 pub use self::index::PageIndex;
-pub use self::manifest::{PinnedFile, StateManifest};
+pub use self::manifest::{PinnedFile, ProcessRecord, StateManifest};
 pub use self::opened::{OpenedState, StoredPages};
 pub use self::pages::PageWriter;
 pub use self::pins::NeededFile;
+pub use self::process::{ProcessSaver, ProcessTarget, StoredProcess};
 pub use self::saved_states::{SavedStates, StateSummary};
 pub use self::writer::StateToSave;
 

@@ -8,7 +8,9 @@ use super::index::{Chunk, PageIndex};
 use super::manifest::{StateManifest, read_bounded};
 use super::pages::{self, PageError};
 use super::pins::{PinKind, Pins};
+use super::process::StoredProcess;
 use crate::artifact_cache::CacheEntry;
+use crate::sparse::data_bytes;
 use crate::{Error, hash};
 
 /// A saved state that was opened and matches its manifest, except for its pages, which are checked when they are read. It
@@ -20,6 +22,7 @@ pub struct OpenedState {
     pages: StoredPages,
     rootfs: File,
     layer: Option<File>,
+    process: Option<StoredProcess>,
 }
 
 /// The memory of a saved guest: its template and the pages that differ from it.
@@ -63,10 +66,10 @@ impl OpenedState {
         &self.pages
     }
 
-    /// Takes the memory out.
+    /// Takes the memory out, and QEMU itself, if it was saved since the host was started.
     #[must_use]
-    pub fn into_pages(self) -> StoredPages {
-        self.pages
+    pub fn into_parts(self) -> (StoredPages, Option<StoredProcess>) {
+        (self.pages, self.process)
     }
 
     pub(super) fn load(entry: CacheEntry, pins: &Pins) -> Result<Self, Error> {
@@ -101,9 +104,12 @@ impl OpenedState {
         let rootfs = pinned(PinKind::Rootfs, &manifest.rootfs)?;
         let template = template.transpose()?;
 
+        let process = manifest.process.as_ref();
+        let process = process.and_then(|process| StoredProcess::load(&entry, process));
         Ok(Self {
             manifest,
             devices,
+            process,
             rootfs,
             layer,
             pages: StoredPages {
@@ -151,6 +157,14 @@ impl StoredPages {
     #[must_use]
     pub fn memory(&self) -> &File {
         &self.memory
+    }
+
+    /// Returns the bytes of the memory that are stored or those of the template.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        let template = self.template.as_ref().map(data_bytes);
+        let template = template.and_then(Result::ok).unwrap_or(0);
+        (self.index.data_bytes() + template).min(self.memory_bytes)
     }
 
     /// Returns the ranges of the memory that may differ from the template, in bytes and in order.

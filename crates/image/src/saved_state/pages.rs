@@ -17,6 +17,8 @@ const ZEROS: [u8; PAGE] = [0; PAGE];
 pub struct PageWriter<'a> {
     memory: &'a File,
     template: Option<&'a File>,
+    /// Whether a chunk is stored as a whole if one of its pages is.
+    whole_chunks: bool,
     index: PageIndex,
     /// The chunk that is being filled: pages that were pushed, with a bit for each.
     number: Option<u32>,
@@ -28,10 +30,12 @@ pub struct PageWriter<'a> {
 impl<'a> PageWriter<'a> {
     /// Writes to an empty file, whose size is that of the memory. `template` is the memory that the guest was restored
     /// from; without one, only pages of zeros are left out.
-    pub(super) fn new(memory: &'a File, template: Option<&'a File>) -> Self {
+    /// With `whole_chunks`, all pages of 64 KiB are stored if one is: fewer and longer ranges are then to be mapped.
+    pub(super) fn new(memory: &'a File, template: Option<&'a File>, whole_chunks: bool) -> Self {
         Self {
             memory,
             template,
+            whole_chunks,
             index: PageIndex::default(),
             number: None,
             pushed: 0,
@@ -104,6 +108,9 @@ impl<'a> PageWriter<'a> {
         if chunk.data | chunk.zeros == 0 {
             return Ok(());
         }
+        if self.whole_chunks {
+            self.add_pages_of_template(&mut chunk, pushed);
+        }
 
         for run in Chunk::runs(chunk.data) {
             let contents = &self.pages[run.clone()];
@@ -113,6 +120,24 @@ impl<'a> PageWriter<'a> {
         }
         self.index.chunks.push(chunk);
         Ok(())
+    }
+}
+
+impl PageWriter<'_> {
+    /// Adds the pages of the template that a chunk does not have. Pages of zeros are holes.
+    fn add_pages_of_template(&mut self, chunk: &mut Chunk, pushed: u16) {
+        for page in 0..CHUNK_PAGES {
+            let (bit, range) = (1 << page, page * PAGE..(page + 1) * PAGE);
+            if (chunk.data | chunk.zeros) & bit != 0 {
+                continue;
+            }
+            if pushed & bit == 0 {
+                self.pages[range.clone()].copy_from_slice(&self.of_template[range.clone()]);
+            }
+            if self.pages[range] != ZEROS {
+                chunk.data |= bit;
+            }
+        }
     }
 }
 
@@ -223,9 +248,9 @@ mod tests {
         all
     }
 
-    fn written(template: Option<&File>, guest: &File) -> (File, PageIndex) {
+    fn written(template: Option<&File>, guest: &File, whole_chunks: bool) -> (File, PageIndex) {
         let memory = file(&[]);
-        let mut writer = PageWriter::new(&memory, template);
+        let mut writer = PageWriter::new(&memory, template, whole_chunks);
         writer.push(0, &contents(guest)).unwrap();
         let index = writer.finish().unwrap();
         (memory, index)
@@ -236,7 +261,7 @@ mod tests {
         let template = file(&[(0, 1), (5, 2), (17, 3), (40, 4)]);
         // Page 5 became zero, page 17 changed, page 30 is new.
         let guest = file(&[(0, 1), (17, 9), (30, 8), (40, 4)]);
-        let (memory, index) = written(Some(&template), &guest);
+        let (memory, index) = written(Some(&template), &guest, false);
         assert_eq!(index.data_bytes(), 2 * PAGE as u64);
         assert!(data_bytes(&memory).unwrap() <= 2 * PAGE as u64);
 
@@ -247,9 +272,24 @@ mod tests {
     }
 
     #[test]
+    fn whole_chunks_contain_everything_but_zeros() {
+        let template = file(&[(0, 1), (5, 2), (17, 3), (40, 4)]);
+        let guest = file(&[(0, 1), (17, 9), (30, 8), (40, 4)]);
+        let (memory, index) = written(Some(&template), &guest, true);
+        // Page 0 of the template is stored, because page 5 has changed. The chunk of page 40 has not.
+        assert_eq!(index.data_bytes(), 3 * PAGE as u64);
+        let (stored, chunks) = (contents(&memory), 2 * CHUNK);
+        assert!(stored[..chunks] == contents(&guest)[..chunks]);
+
+        let restored = tempfile::tempfile().unwrap();
+        fill(&index, &memory, Some(&template), BYTES, &restored).unwrap();
+        assert!(contents(&restored) == contents(&guest));
+    }
+
+    #[test]
     fn without_a_template_pages_of_zeros_are_not_stored() {
         let guest = file(&[(3, 1), (60, 2)]);
-        let (memory, index) = written(None, &guest);
+        let (memory, index) = written(None, &guest, false);
         assert_eq!(index.data_bytes(), 2 * PAGE as u64);
 
         let restored = tempfile::tempfile().unwrap();
@@ -260,7 +300,7 @@ mod tests {
     #[test]
     fn changed_and_truncated_pages_are_found() {
         let guest = file(&[(3, 1), (60, 2)]);
-        let (memory, index) = written(None, &guest);
+        let (memory, index) = written(None, &guest, false);
         memory.write_all_at(&[7], 60 * PAGE as u64 + 100).unwrap();
         let found = verify(&index, &memory).unwrap_err();
         assert!(matches!(found, PageError::Checksum(at) if at == 3 * CHUNK as u64));
@@ -273,7 +313,7 @@ mod tests {
     #[test]
     fn pages_must_come_in_order_and_whole() {
         let memory = file(&[]);
-        let mut writer = PageWriter::new(&memory, None);
+        let mut writer = PageWriter::new(&memory, None, false);
         writer.push(CHUNK as u64, &[1; PAGE]).unwrap();
         for (offset, bytes) in [(0, PAGE), (2 * CHUNK as u64, 5), (CHUNK as u64 + 1, PAGE)] {
             let error = writer.push(offset, &vec![1; bytes]).unwrap_err();

@@ -3,6 +3,7 @@
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
+use super::consumption::is_consumed;
 use super::format::PINNED;
 use super::id::StateId;
 use super::manifest::StateManifest;
@@ -60,13 +61,47 @@ impl SavedStates {
     /// # Errors
     /// [`Error::Io`] if the store cannot be read. A store that does not exist yet is empty.
     pub fn list(&self) -> Result<Vec<Result<StateSummary, Error>>, Error> {
-        let entries = self.cache.entries()?;
+        let entries = self.existing()?;
         let states = entries
             .iter()
             .map(|entry| (entry, StateSummary::load(entry)));
         // A state that was consumed meanwhile is no error.
         let existing = states.filter(|(entry, state)| state.is_ok() || entry.is_current());
         Ok(existing.map(|(_, state)| state).collect())
+    }
+
+    /// Returns the entries of states that were not consumed. Whether a damaged one was is unknown.
+    fn existing(&self) -> Result<Vec<CacheEntry>, Error> {
+        let mut entries = self.cache.entries()?;
+        entries.retain(|entry| !is_consumed(entry).unwrap_or(false));
+        Ok(entries)
+    }
+
+    /// Returns whether there are files of states that were consumed.
+    pub(crate) fn has_consumed(&self) -> bool {
+        let entries = self.cache.entries().unwrap_or_default();
+        entries
+            .iter()
+            .any(|entry| is_consumed(entry).unwrap_or(false))
+    }
+
+    /// Removes the files of states that were consumed.
+    pub(super) fn remove_consumed(&self) -> Result<PruneReport, Error> {
+        let mut report = PruneReport::default();
+        let entries = self.cache.entries()?;
+        for entry in entries
+            .iter()
+            .filter(|entry| is_consumed(entry).unwrap_or(false))
+        {
+            let lock = self.cache.lock()?;
+            // Another thread or process may remove it as well.
+            if entry.is_current() {
+                let removed = self.cache.remove(entry.name(), &lock);
+                let bytes = removed.as_ref().map_or(0, |bytes| *bytes);
+                report.add(bytes, removed.map(drop));
+            }
+        }
+        Ok(report)
     }
 
     /// Opens a state without claiming it.
@@ -76,21 +111,22 @@ impl SavedStates {
     pub fn open(&self, id: &StateId) -> Result<OpenedState, Error> {
         let find = || self.cache.entry(id.as_str());
         let entry = find()?.ok_or_else(|| self.missing(id))?;
+        if self.is_gone(&entry)? {
+            return Err(self.missing(id));
+        }
         OpenedState::load(entry, &self.pins()).or_else(|error| match find()? {
             Some(_) => Err(error),
             None => Err(self.missing(id)),
         })
     }
 
-    /// Deletes a state. Returns `false` if it does not exist.
-    ///
-    /// # Errors
-    /// [`Error::StateInUse`] if it is being resumed, and [`Error::Io`].
-    pub fn delete(&self, id: &StateId) -> Result<bool, Error> {
-        match self.claim(id).and_then(super::StateClaim::consume) {
-            Ok(()) => Ok(true),
-            Err(Error::MissingState { .. }) => Ok(false),
-            Err(error) => Err(error),
+    /// Returns whether a state was consumed, before or after its directory was opened.
+    pub(super) fn is_gone(&self, entry: &CacheEntry) -> Result<bool, Error> {
+        let is_consumed = is_consumed(entry);
+        if entry.is_current() {
+            is_consumed
+        } else {
+            Ok(true)
         }
     }
 
@@ -103,15 +139,17 @@ impl SavedStates {
             return Ok(PruneReport::default());
         }
 
+        let mut report = self.remove_consumed()?;
         let lock = self.cache.lock()?;
         let states: Result<Vec<_>, _> = self.list()?.into_iter().collect();
         match states {
             Ok(states) => {
                 let manifests: Vec<_> = states.into_iter().map(|state| state.manifest).collect();
-                self.pins().remove_unused(&manifests, &lock)
+                report += self.pins().remove_unused(&manifests, &lock)?;
+                Ok(report)
             }
             // What a damaged state needs is unknown: its owner may repair it.
-            Err(_) => Ok(PruneReport::default()),
+            Err(_) => Ok(report),
         }
     }
 

@@ -3,11 +3,12 @@
 use std::fs::{self, File};
 use std::io::{self, Write};
 
-use super::format::{CLAIM, DEVICES, FORMAT, INDEX, MANIFEST, MAX_LABEL_BYTES, MEMORY};
+use super::format::{CLAIM, DEVICES, FORMAT, INDEX, MANIFEST, MAX_LABEL_BYTES, MEMORY, UNCLAIMED};
 use super::id::StateId;
 use super::manifest::{PinnedFile, StateManifest};
 use super::pages::PageWriter;
 use super::pins::{NeededFile, PinKind};
+use super::process::{self, ProcessSaver};
 use super::saved_states::{SavedStates, StateSummary};
 use crate::artifact_cache::StagingDir;
 use crate::clock::unix_seconds;
@@ -17,8 +18,10 @@ use crate::{Error, hash};
 /// Bytes of a state in addition to pages: devices, index, manifest and directory.
 const MARGIN: u64 = 1 << 20;
 
+/// The most bytes that a small state takes with its QEMU. Those of a larger one may take a quarter of its pages.
+const MAX_PROCESS_BYTES: u64 = 36 << 20;
+
 /// A state to write.
-#[derive(Debug)]
 pub struct StateToSave<'a> {
     /// The caller's text, at most 256 bytes.
     pub label: &'a str,
@@ -36,6 +39,8 @@ pub struct StateToSave<'a> {
     pub devices: &'a [u8],
     /// What the engine needs to continue the guest.
     pub description: serde_json::Value,
+    /// Saves QEMU itself after the guest's pages, if it can.
+    pub process: Option<ProcessSaver<'a>>,
 }
 
 impl SavedStates {
@@ -77,9 +82,10 @@ impl SavedStates {
 
         let mut ignored = Identities::new();
         let template = state.template.map(|template| template.file);
+        let whole_chunks = state.process.is_some();
         let index = staging.write_file(MEMORY, &mut ignored, |file| {
             file.set_len(state.memory_bytes)?;
-            let mut writer = PageWriter::new(file, template);
+            let mut writer = PageWriter::new(file, template, whole_chunks);
             pages(&mut writer)?;
             writer.finish()
         })?;
@@ -88,7 +94,19 @@ impl SavedStates {
         staging.write_file(INDEX, &mut ignored, |file| file.write_all(&encoded))?;
         staging.write_file(DEVICES, &mut ignored, |file| file.write_all(state.devices))?;
         // It exists from the beginning: a state can then be resumed on a full disk.
-        staging.write_file(CLAIM, &mut ignored, |_| Ok(()))?;
+        staging.write_file(CLAIM, &mut ignored, |file| file.write_all(UNCLAIMED))?;
+
+        let max_bytes = MAX_PROCESS_BYTES
+            .saturating_sub(index.data_bytes())
+            .max(index.data_bytes() / 4);
+        let process = match state.process {
+            Some(saver) => {
+                let path = staging.path().join(MEMORY);
+                let memory = File::open(&path).map_err(Error::io("open", &path))?;
+                process::save(staging, saver, &memory, index.chunk_ranges(), max_bytes)
+            }
+            None => None,
+        };
 
         // The manifest comes last: it contains the hashes of the other files.
         let [template, rootfs, layer] = pinned;
@@ -104,6 +122,7 @@ impl SavedStates {
             template,
             rootfs: rootfs.ok_or_else(no_rootfs)?,
             layer,
+            process,
             description: state.description,
         };
         let text = manifest.encode().map_err(Error::io("encode", MANIFEST))?;

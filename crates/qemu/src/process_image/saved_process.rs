@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use fumehood_launcher::{IMAGE_VERSION, Mapping, ProcessImage};
 use fumehood_sys::host::{MemoryLayout, StopError, StoppedProcess, kernel_mappings, memory_file};
 
-use super::address_space::{AddressSpaceWriter, PAGES, written_pages};
+use super::address_space::{AddressSpaceWriter, GuestMapping, PAGES, written_pages};
 use super::descriptors::{DescriptorIdentity, read_descriptors};
 use super::image_error::ImageError;
 use super::saved_file::SavedFile;
@@ -37,6 +37,11 @@ pub struct ProcessToSave<'a> {
     /// The files that it may map besides programs and libraries: the memory that its guest was restored from, or the files
     /// of the image that it continued from. Pages that it has not changed are not copied.
     pub base: &'a [SavedFile],
+    /// Files that it may map and that are not available later: their pages are copied.
+    pub copied: &'a [SavedFile],
+    /// Where continued processes find the guest's memory, in order and without gaps. None = its changed pages are copied
+    /// like those of QEMU.
+    pub guest: Option<&'a [GuestMapping]>,
 }
 
 /// A process image, from which any number of processes continue. Cheap to clone.
@@ -63,6 +68,8 @@ impl SavedProcess {
             pid,
             guest_memory,
             base,
+            copied,
+            guest,
             ..
         } = process;
         let mut stopped = stop(pid)?;
@@ -79,6 +86,8 @@ impl SavedProcess {
             pagemap: File::open(format!("/proc/{pid}/pagemap"))?,
             pages: &pages,
             files,
+            copied,
+            guest: guest.map(|parts| (guest_memory, guest_layout(guest_memory, parts))),
             written: 0,
         };
         let mappings = writer.copy(&maps)?;
@@ -227,6 +236,19 @@ impl SavedProcess {
     pub(crate) fn file_descriptors(&self) -> impl Iterator<Item = &OwnedFd> {
         self.0.files.iter().map(|file| &*file.file)
     }
+}
+
+/// Returns the mappings in place of a guest's memory. The files of the base come after that of the changed pages.
+fn guest_layout(range: GuestRange, parts: &[GuestMapping]) -> Vec<Mapping> {
+    const READ_AND_WRITE: u32 = 3;
+    let mapping = |part: &GuestMapping| Mapping {
+        address: range.start + part.offset,
+        bytes: part.bytes,
+        protection: READ_AND_WRITE,
+        file: part.file.map(|index| PAGES + 1 + index),
+        offset: part.file.map_or(0, |_| part.offset),
+    };
+    parts.iter().map(mapping).collect()
 }
 
 /// Stops a process as soon as all of its threads wait.

@@ -50,7 +50,7 @@ pub(super) async fn download(
     Query(PathQuery { path }): Query<PathQuery>,
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
-    let sandbox = service.sandbox(&owner, &id)?;
+    let sandbox = service.sandbox(&owner, &id).await?;
     let files = sandbox.engine_sandbox().files();
 
     // Ranges need a known size; without one, the whole file is sent.
@@ -257,7 +257,7 @@ pub(super) async fn upload(
     Query(query): Query<UploadQuery>,
     request: Request,
 ) -> Result<axum::Json<FileResponse>, ApiError> {
-    let sandbox = service.sandbox(&owner, &id)?;
+    let sandbox = service.sandbox(&owner, &id).await?;
     let size = request.headers().get(CONTENT_LENGTH);
     let size = size.and_then(|len| len.to_str().ok()?.parse().ok());
 
@@ -350,7 +350,7 @@ pub(super) async fn download_archive(
     Path(id): Path,
     Query(PathQuery { path }): Query<PathQuery>,
 ) -> Result<Response, ApiError> {
-    let sandbox = service.sandbox(&owner, &id)?;
+    let sandbox = service.sandbox(&owner, &id).await?;
     let files = sandbox.engine_sandbox().files();
     let (sender, mut chunks) = mpsc::channel(ARCHIVE_CHUNKS);
     // Dropping the response drops the receiver, which ends the guest's tar.
@@ -433,7 +433,7 @@ pub(super) async fn upload_archive(
     Query(PathQuery { path }): Query<PathQuery>,
     request: Request,
 ) -> Result<StatusCode, ApiError> {
-    let sandbox = service.sandbox(&owner, &id)?;
+    let sandbox = service.sandbox(&owner, &id).await?;
     let files = sandbox.engine_sandbox().files();
     let (sender, chunks) = mpsc::channel(ARCHIVE_CHUNKS);
 

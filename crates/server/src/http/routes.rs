@@ -74,10 +74,15 @@ fn api_routes() -> OpenApiRouter<Service> {
             sandboxes::set_timeouts,
             sandboxes::end
         ))
+        .routes(routes!(sandboxes::pause))
+        .routes(routes!(sandboxes::resume))
         .routes(routes!(sandboxes::fork))
         .routes(routes!(sandboxes::create_checkpoint))
         .routes(routes!(sandboxes::list_checkpoints))
-        .routes(routes!(sandboxes::delete_checkpoint))
+        .routes(routes!(
+            sandboxes::get_checkpoint,
+            sandboxes::delete_checkpoint
+        ))
         .routes(routes!(sandboxes::list_processes))
         .routes(routes!(sandboxes::close_context))
         .routes(routes!(sandboxes::install))

@@ -43,7 +43,7 @@ impl Service {
         spec.detach = request.detach;
         spec.stdin = request.stdin;
 
-        self.start_once(spec, key, || Ok(engine.run(run_request)?))
+        self.start_once(spec, key, async { Ok(|| Ok(engine.run(run_request)?)) })
             .await
     }
 
@@ -66,13 +66,14 @@ impl Service {
         let run_request = request.to_run_request();
         spec.stdin = request.stdin;
 
-        let start = || {
-            let sandbox = sandbox.into_running()?;
-            let run = sandbox.engine_sandbox().run(&run_request);
-            run.map_err(|error| sandbox.to_api_error(error))
-        };
-
-        self.start_once(spec, key, start).await
+        self.start_once(spec, key, async {
+            let sandbox = self.use_sandbox(sandbox).await?;
+            Ok(move || {
+                let run = sandbox.engine_sandbox().run(&run_request);
+                run.map_err(|error| sandbox.to_api_error(error))
+            })
+        })
+        .await
     }
 
     /// Starts a program in a sandbox. With an idempotency key that was used for the same request, returns that run.
@@ -93,24 +94,27 @@ impl Service {
         let spawn_request = request.to_spawn_request();
         spec.stdin = request.stdin;
 
-        let start = || {
-            let sandbox = sandbox.into_running()?;
-            let run = sandbox.engine_sandbox().spawn(&spawn_request);
-            run.map_err(|error| sandbox.to_api_error(error))
-        };
-
-        self.start_once(spec, key, start).await
+        self.start_once(spec, key, async {
+            let sandbox = self.use_sandbox(sandbox).await?;
+            Ok(move || {
+                let run = sandbox.engine_sandbox().spawn(&spawn_request);
+                run.map_err(|error| sandbox.to_api_error(error))
+            })
+        })
+        .await
     }
 
-    /// Starts a run, unless its idempotency key was used before.
-    async fn start_once(
+    /// Starts a run, unless its idempotency key was used before. `prepare` does what may take time, such as resuming a
+    /// sandbox, and returns what starts the run at once.
+    async fn start_once<F: FnOnce() -> Result<Run, ApiError>>(
         &self,
         spec: RunSpec,
         key: Option<IdempotencyKey>,
-        start: impl FnOnce() -> Result<Run, ApiError>,
+        prepare: impl Future<Output = Result<F, ApiError>>,
     ) -> Result<RunLookup, ApiError> {
         let Some(key) = key else {
             self.ensure_accepting()?;
+            let start = prepare.await?;
             return Ok(RunLookup::Active(self.start_run(spec, start)?));
         };
 
@@ -122,6 +126,7 @@ impl Service {
         }
 
         self.ensure_accepting()?;
+        let start = prepare.await?;
 
         // The key is recorded first: a run that a killed server has started is never started again.
         guard.record_start(Some(&spec.id))?;

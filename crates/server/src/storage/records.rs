@@ -8,8 +8,9 @@ use serde::{Deserialize, Serialize};
 use super::database::{Store, StoreError};
 use super::deferred::Change;
 use super::quota::{Kind, trim};
+use super::resume::ResumeRecord;
 pub(crate) use super::table::Table;
-use crate::api::responses::{RunOutcome, RunResponse, RunState, SandboxResponse, SandboxState};
+use crate::api::responses::{RunOutcome, RunResponse, RunState, SandboxResponse};
 use crate::api::timestamp::format_timestamp;
 use crate::error::ApiError;
 use crate::owner::Owner;
@@ -52,11 +53,13 @@ pub(crate) fn insert_sandbox(
     store: &Store,
     owner: &Owner,
     sandbox: &SandboxResponse,
+    resume: &ResumeRecord,
 ) -> Result<(), StoreError> {
-    let json = to_json(sandbox);
+    let (json, resume) = (to_json(sandbox), to_json(resume));
     store.write(|c| {
-        let insert = "INSERT INTO sandboxes (id, owner, state, created_ms, view) VALUES (?, ?, 'running', ?, ?)";
-        let values = params![sandbox.id, owner.as_str(), now_ms(), json];
+        let insert = "INSERT INTO sandboxes (id, owner, state, created_ms, view, resume) VALUES (?, ?, ?, ?, ?, ?)";
+        let state = sandbox.state.as_str();
+        let values = params![sandbox.id, owner.as_str(), state, now_ms(), json, resume];
         c.prepare_cached(insert)?.execute(values)?;
         let quota = Kind::Sandboxes.quota();
         trim(c, Kind::Sandboxes, quota, owner.as_str(), &sandbox.id)
@@ -71,6 +74,18 @@ pub(crate) fn update(store: &Store, table: Table, id: &str, state: &str, object:
         id: id.to_owned(),
         state: state.to_owned(),
         json: to_json(object),
+        resume: None,
+    });
+}
+
+/// Updates the record of a sandbox that has not ended, as [`update`] does, with what a later server needs to resume it.
+pub(crate) fn update_sandbox(store: &Store, sandbox: &SandboxResponse, resume: &ResumeRecord) {
+    store.change(Change {
+        table: Table::Sandboxes,
+        id: sandbox.id.clone(),
+        state: sandbox.state.as_str().to_owned(),
+        json: to_json(sandbox),
+        resume: Some(to_json(resume)),
     });
 }
 
@@ -167,19 +182,15 @@ pub(crate) fn list<R: DeserializeOwned>(
     Ok(records.collect())
 }
 
-/// Records that the runs and sandboxes of an earlier server are lost: their VMs died with it.
-pub(crate) fn mark_lost(store: &Store) -> Result<(), StoreError> {
-    let (runs, sandboxes) = store.read(|c| {
+/// Records that the runs of an earlier server are lost: their programs are no longer followed.
+pub(crate) fn mark_runs_lost(store: &Store) -> Result<(), StoreError> {
+    let runs = store.read(|c| {
         let runs = "SELECT view FROM runs WHERE state NOT IN ('ended', 'failed')";
-        let sandboxes = "SELECT view FROM sandboxes WHERE state != 'ended'";
-        let runs: Vec<RunResponse> = select_all(c, runs)?;
-        let sandboxes: Vec<SandboxResponse> = select_all(c, sandboxes)?;
-        Ok((runs, sandboxes))
+        select_all::<RunResponse>(c, runs)
     })?;
 
-    if !runs.is_empty() || !sandboxes.is_empty() {
-        let (runs, sandboxes) = (runs.len(), sandboxes.len());
-        tracing::warn!(runs, sandboxes, "lost by a server that was killed");
+    if !runs.is_empty() {
+        tracing::warn!(runs = runs.len(), "lost by a server that was killed");
     }
 
     let at = format_timestamp(Timestamp::now());
@@ -191,16 +202,35 @@ pub(crate) fn mark_lost(store: &Store) -> Result<(), StoreError> {
         update(store, Table::Runs, &run.id, "ended", &run);
     }
 
-    for mut sandbox in sandboxes {
-        sandbox.state = SandboxState::Ended;
-        sandbox.ended_at = Some(at.clone());
-        sandbox.ended = Some("server_lost".into());
-        sandbox.ended_why = Some("the server stopped, and the VM with it".into());
-        sandbox.urls.clear();
-        update(store, Table::Sandboxes, &sandbox.id, "ended", &sandbox);
-    }
-
     Ok(())
+}
+
+/// The record of a sandbox that may be resumed.
+#[derive(Debug)]
+pub(crate) struct SandboxRecord {
+    pub(crate) owner: Owner,
+    pub(crate) view: SandboxResponse,
+    pub(crate) resume: Option<ResumeRecord>,
+}
+
+/// Returns the records of the sandboxes that have not ended, or that an earlier start has reported as lost.
+pub(crate) fn resumable_sandboxes(store: &Store) -> Result<Vec<SandboxRecord>, StoreError> {
+    let rows: Vec<(String, String, Option<String>)> = store.read(|c| {
+        let select = "SELECT owner, view, resume FROM sandboxes WHERE state != 'ended'
+            OR (resume IS NOT NULL AND json_extract(view, '$.ended') = 'server_lost')";
+        let mut select = c.prepare(select)?;
+        let rows = select.query_map([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?;
+        rows.collect()
+    })?;
+
+    let records = rows.into_iter().filter_map(|(owner, view, resume)| {
+        Some(SandboxRecord {
+            owner: Owner::from_record(&owner),
+            view: parse(&view)?,
+            resume: resume.and_then(|json| serde_json::from_str(&json).ok()),
+        })
+    });
+    Ok(records.collect())
 }
 
 fn select_all<R: DeserializeOwned>(c: &Connection, select: &str) -> rusqlite::Result<Vec<R>> {

@@ -87,6 +87,15 @@ pub(super) const MIGRATIONS: &[&str] = &[
     ) VIRTUAL;
     CREATE INDEX sandboxes_name ON sandboxes (owner, name, id) WHERE name IS NOT NULL;
     ",
+    "
+    ALTER TABLE sandboxes ADD COLUMN resume TEXT;
+    CREATE TABLE server (id TEXT NOT NULL) STRICT;
+    CREATE TABLE checkpoints (
+        id TEXT PRIMARY KEY, owner TEXT NOT NULL, name TEXT, created_ms INTEGER NOT NULL,
+        state TEXT NOT NULL, bytes INTEGER NOT NULL, view TEXT NOT NULL, network TEXT
+    ) STRICT;
+    CREATE UNIQUE INDEX checkpoints_name ON checkpoints (owner, name) WHERE name IS NOT NULL;
+    ",
 ];
 
 /// The schema version that this fumehood reads and writes.

@@ -108,7 +108,7 @@ fn killed_after(root: &std::path::Path, time: Duration) -> Vec<String> {
         .unwrap();
     let mut output = BufReader::new(child.stdout.take().unwrap()).lines();
     let mut lines = Vec::new();
-    while let Some(line) = output.next() {
+    for line in output.by_ref() {
         let line = line.unwrap();
         let is_first = line.starts_with("saved ");
         lines.push(line);

@@ -86,6 +86,7 @@ impl Setup {
             layer: None,
             devices: b"devices",
             description: serde_json::json!({ "machine": "x" }),
+            process: None,
         };
         self.states.save(state, pages)
     }
@@ -97,7 +98,7 @@ impl Setup {
 
 fn memory_of(state: OpenedState) -> Vec<u8> {
     let file = tempfile::tempfile().unwrap();
-    state.into_pages().fill(&file).unwrap();
+    state.pages().fill(&file).unwrap();
     let mut all = vec![0; usize::try_from(MEMORY).unwrap()];
     file.read_exact_at(&mut all, 0).unwrap();
     all
@@ -134,6 +135,35 @@ fn a_state_is_listed_claimed_once_and_consumed() {
     assert!(matches!(error, Error::MissingState { .. }), "{error}");
     assert!(!setup.states.delete(&id).unwrap());
     assert!(setup.states.list().unwrap().is_empty());
+}
+
+/// As after a crash of the host: the file system has forgotten that the directory was removed.
+#[test]
+fn a_consumed_state_that_reappears_is_not_found_and_removed_by_the_next_start() {
+    let setup = Setup::new();
+    let id = setup.id();
+    let (path, aside) = (setup.states.path(&id), setup.rootfs.with_file_name("aside"));
+    let claim = setup.states.claim(&id).unwrap();
+    fs::create_dir(&aside).unwrap();
+    for file in fs::read_dir(&path).unwrap().flatten() {
+        fs::hard_link(file.path(), aside.join(file.file_name())).unwrap();
+    }
+    claim.consume().unwrap();
+    while path.exists() {
+        std::thread::yield_now();
+    }
+    fs::rename(&aside, &path).unwrap();
+
+    assert!(setup.states.list().unwrap().is_empty());
+    for error in [
+        setup.states.claim(&id).unwrap_err(),
+        setup.states.open(&id).unwrap_err(),
+    ] {
+        assert!(matches!(error, Error::MissingState { .. }), "{error}");
+    }
+    assert!(setup.store.has_leftovers());
+    setup.store.remove_leftovers().unwrap();
+    assert!(!path.exists());
 }
 
 #[test]
@@ -217,6 +247,7 @@ fn every_damaged_file_is_named_and_the_state_stays() {
         (directory.join("manifest.json"), 10),
         (directory.join("index"), 1),
         (directory.join("devices"), 3),
+        (directory.join("claim"), 3),
         (directory.join("memory"), 9 * PAGE as u64 + 77),
         (pinned.join(rootfs), 4),
         (pinned.join(ram), 5),
@@ -303,6 +334,7 @@ fn after_an_error_there_is_no_state_and_the_remains_of_a_killed_writer_are_remov
         layer: None,
         devices: b"",
         description: serde_json::Value::Null,
+        process: None,
     };
     let full = |_: &mut PageWriter<'_>| Err(std::io::ErrorKind::StorageFull.into());
     let error = setup.states.save(state, full).unwrap_err();
