@@ -111,6 +111,14 @@ fn a_user_walks_through_all_commands() {
     copies(&user);
     forks_checkpoints_and_ports(&user);
 
+    // A paused sandbox costs no VM, and the next command resumes it.
+    assert_eq!(user.ok(&["pause", "web"]), "web\n");
+    assert!(user.ok(&["ls"]).contains(" paused "));
+    assert_eq!(user.ok(&["run", "web", "-c", "echo $((x + 1))"]), "42\n");
+    user.ok(&["pause", "web"]);
+    user.ok(&["resume", "web"]);
+    assert_eq!(user.json(&["inspect", "web"])[0]["state"], "running");
+
     // All end, and errors say so.
     let ended = user.ok(&["stop", "--all"]);
     assert_eq!(ended.lines().count(), 5);

@@ -40,6 +40,10 @@ pub(crate) enum SandboxCommand {
     Stop(SandboxEndArgs),
     /// The same as `stop`
     Rm(SandboxEndArgs),
+    /// Save the state of sandboxes on disk and end their VMs; the next command that needs one resumes it
+    Pause(SandboxEndArgs),
+    /// Resume paused sandboxes
+    Resume(SandboxEndArgs),
     /// Start copies of a sandbox from its current state, and print their IDs
     Fork(SandboxForkArgs),
     /// Create, list and delete checkpoints, from which sandboxes start
@@ -75,6 +79,10 @@ pub(crate) struct SandboxCreateArgs {
     /// Seconds without use after which the sandbox counts as idle [default: 300]
     #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..))]
     pub(crate) idle_timeout: Option<u64>,
+    /// What happens to an idle sandbox: pause (its state is saved, and the next command resumes it) or end [default: that of
+    /// the server]
+    #[arg(long, value_name = "ACTION", value_parser = ["pause", "end"])]
+    pub(crate) on_idle: Option<String>,
     /// Seconds after its start after which the sandbox ends in any case [default: 86400]
     #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..))]
     pub(crate) max_lifetime: Option<u64>,
@@ -283,6 +291,9 @@ pub(crate) enum SandboxCheckpointCommand {
     Create {
         /// ID or name of the sandbox
         sandbox: String,
+        /// Name, which can be used in place of the ID; a checkpoint with a name is kept on disk
+        #[arg(long, value_name = "NAME")]
+        name: Option<String>,
         /// Print the checkpoint as one JSON object
         #[arg(long)]
         json: bool,

@@ -16,8 +16,12 @@ pub(super) async fn run(
     command: &SandboxCheckpointCommand,
 ) -> anyhow::Result<u8> {
     match command {
-        SandboxCheckpointCommand::Create { sandbox, json } => {
-            create(server, sandbox, *json).await?;
+        SandboxCheckpointCommand::Create {
+            sandbox,
+            name,
+            json,
+        } => {
+            create(server, sandbox, name.as_deref(), *json).await?;
         }
         SandboxCheckpointCommand::Ls { quiet, json } => list(server, *quiet, *json).await?,
         SandboxCheckpointCommand::Rm { checkpoints } => return delete(server, checkpoints).await,
@@ -25,10 +29,19 @@ pub(super) async fn run(
     Ok(0)
 }
 
-async fn create(server: &ServerClient, word: &str, is_json: bool) -> anyhow::Result<()> {
+async fn create(
+    server: &ServerClient,
+    word: &str,
+    name: Option<&str>,
+    is_json: bool,
+) -> anyhow::Result<()> {
     let sandbox = find(server, word).await?;
     let path = format!("{}/checkpoints", sandbox.path());
-    let checkpoint = server.post(&path, &json!({})).await?;
+    let body = match name {
+        Some(name) => json!({ "name": name }),
+        None => json!({}),
+    };
+    let checkpoint = server.post(&path, &body).await?;
 
     if is_json {
         print_line(&checkpoint)?;
@@ -59,6 +72,7 @@ async fn list(server: &ServerClient, is_quiet: bool, is_json: bool) -> anyhow::R
         let bytes = checkpoint["bytes"].as_u64().unwrap_or_default();
         [
             text(&checkpoint["id"]),
+            text(&checkpoint["name"]),
             text(&checkpoint["sandbox"]),
             text(&checkpoint["language"]),
             bytes.div_ceil(MIB).to_string(),
@@ -66,7 +80,7 @@ async fn list(server: &ServerClient, is_quiet: bool, is_json: bool) -> anyhow::R
         ]
     };
     let rows: Vec<_> = checkpoints.iter().map(row).collect();
-    let header = ["ID", "SANDBOX", "LANGUAGE", "MIB", "CREATED"];
+    let header = ["ID", "NAME", "SANDBOX", "LANGUAGE", "MIB", "CREATED"];
     print_table(&header, &rows)?;
     Ok(())
 }

@@ -91,6 +91,7 @@ fn request_body(args: &SandboxCreateArgs) -> anyhow::Result<Value> {
         ("language", json!(args.language)),
         ("memory_mib", json!(args.memory)),
         ("idle_timeout_s", json!(args.idle_timeout)),
+        ("on_idle", json!(args.on_idle)),
         ("max_lifetime_s", json!(args.max_lifetime)),
         ("checkpoint", json!(args.checkpoint)),
         ("network", json!(args.network.request()?)),

@@ -6,10 +6,10 @@ mod checkpoints;
 mod copy;
 mod create;
 mod diff;
-mod end;
 mod exec;
 mod follow;
 mod fork;
+mod lifecycle;
 mod list;
 mod logs;
 mod lookup;
@@ -18,6 +18,7 @@ mod run;
 
 use std::process::ExitCode;
 
+use self::lifecycle::Action;
 use super::runtime::start_runtime;
 use crate::args::{HostArgs, SandboxArgs, SandboxCommand};
 use crate::io::Interrupts;
@@ -69,7 +70,11 @@ async fn run_short_command(server: &ServerClient, command: &SandboxCommand) -> a
         SandboxCommand::Inspect(args) => list::inspect(server, &args.sandboxes).await,
         SandboxCommand::Cp(args) => copy::copy(server, args).await,
         SandboxCommand::Logs(args) => logs::logs(server, args).await,
-        SandboxCommand::Stop(args) | SandboxCommand::Rm(args) => end::end(server, args).await,
+        SandboxCommand::Stop(args) | SandboxCommand::Rm(args) => {
+            lifecycle::change(server, args, Action::End).await
+        }
+        SandboxCommand::Pause(args) => lifecycle::change(server, args, Action::Pause).await,
+        SandboxCommand::Resume(args) => lifecycle::change(server, args, Action::Resume).await,
         SandboxCommand::Fork(args) => fork::fork(server, args).await,
         SandboxCommand::Checkpoint(args) => checkpoints::run(server, &args.command).await,
         SandboxCommand::Ports(args) => ports::ports(server, args).await,
