@@ -112,6 +112,7 @@ fn a_user_walks_through_all_commands() {
     forks_checkpoints_and_ports(&user);
 
     // A paused sandbox costs no VM, and the next command resumes it.
+    user.ok(&["run", "web", "-c", "x=41"]);
     assert_eq!(user.ok(&["pause", "web"]), "web\n");
     assert!(user.ok(&["ls"]).contains(" paused "));
     assert_eq!(user.ok(&["run", "web", "-c", "echo $((x + 1))"]), "42\n");
