@@ -1,4 +1,4 @@
-//! Opens images, templates and layers whose manifests are arbitrary bytes.
+//! Opens images, templates, layers and saved states whose manifests are arbitrary bytes; decodes indexes of pages.
 #![no_main]
 
 use std::cell::OnceCell;
@@ -6,7 +6,9 @@ use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::Path;
 
-use fumehood_image::{ImageName, LayerManifest, Store, TemplateKey, TemplateManifest};
+use fumehood_image::{
+    ImageName, LayerManifest, PageIndex, StateId, StateManifest, Store, TemplateKey, TemplateManifest,
+};
 use tempfile::TempDir;
 
 thread_local! {
@@ -19,10 +21,12 @@ libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
     STORE.with(|store| {
         let root = store.get_or_init(|| tempfile::tempdir_in("/dev/shm").expect("a directory"));
         let store = Store::open(root.path()).expect("a store");
-        match kind % 3 {
+        match kind % 5 {
             0 => open_image(&store, manifest),
             1 => open_template(&store, manifest),
-            _ => open_layer(&store, manifest),
+            2 => open_layer(&store, manifest),
+            3 => open_state(&store, manifest),
+            _ => decode_index(manifest),
         }
     });
 });
@@ -79,6 +83,25 @@ fn open_layer(store: &Store, text: &[u8]) {
     let _ = store.layers().list();
     let _ = store.layers().prune(u64::MAX);
     let _ = fs::remove_dir_all(&directory);
+}
+
+fn open_state(store: &Store, text: &[u8]) {
+    // The checksum is that of the first line: it would be wrong in almost all inputs.
+    let _ = StateManifest::decode(text);
+    let id: StateId = "0".repeat(64).parse().expect("an id");
+    let states = store.saved_states();
+    write_entry(&states.path(&id), text, &["memory", "index", "devices"]);
+    fs::write(states.path(&id).join("claim"), "unclaimed\n").expect("a file");
+    let _ = states.list();
+    assert!(states.open(&id).is_err());
+}
+
+/// What passes has entries in order, within the memory.
+fn decode_index(bytes: &[u8]) {
+    const MEMORY_BYTES: u64 = 64 << 20;
+    if let Ok(index) = PageIndex::decode(bytes, MEMORY_BYTES) {
+        assert!(index.data_bytes() <= MEMORY_BYTES);
+    }
 }
 
 /// Writes a manifest and the files beside it.

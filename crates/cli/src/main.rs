@@ -9,6 +9,7 @@
 )]
 
 mod commands;
+mod folder_sync;
 mod args;
 mod transfer;
 mod requirements;
@@ -75,6 +76,7 @@ fn run(command_line: CommandLine, descriptors: u64) -> anyhow::Result<ExitCode> 
         Subcommand::Run(args) => commands::run::run(&args, host),
         Subcommand::Shell(args) => commands::shell::run(&args, host),
         Subcommand::Repl(args) => commands::repl::run(&args, host),
+        Subcommand::Sandbox(args) => commands::sandbox::run(&args, host),
         Subcommand::Doctor => commands::doctor::run(host),
         Subcommand::Image(args) => commands::store::image::run(args, host),
         Subcommand::Template(args) => commands::store::template::run(&args, host),

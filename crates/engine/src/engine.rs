@@ -92,6 +92,7 @@ impl Engine {
             templates,
             hot_images,
             store.layers(),
+            store.saved_states(),
         );
         let engine = Self(Arc::new(Inner {
             provisioner: Arc::new(provisioner),

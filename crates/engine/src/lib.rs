@@ -38,6 +38,7 @@
 pub mod fuzzing;
 mod missing_image;
 mod sandbox_builder;
+mod saved_states;
 mod engine;
 pub mod doctor;
 mod agent_connection;
@@ -64,6 +65,7 @@ pub use fumehood_gateway::{
     Summary as NetworkSummary, VaultError,
 };
 pub use fumehood_image as image;
+pub use fumehood_image::StateId;
 pub use fumehood_protocol::{
     ChangeKind, EndedBy, Evidence, FileInfo, FileKind, Language, Limits, ProcessInfo, ProcessKind,
     RunningProgram, SignalName, StreamSummary,
@@ -82,9 +84,13 @@ pub use run::{
     Download, DownloadTarget, Event, Input, MimeBundle, Outcome, Run, RunControl, RunRequest,
     SkippedFile, SkippedFiles, SpawnRequest, Timing, UploadSource, VmOrigin,
 };
-pub use sandbox::{Checkpoint, Context, FileReader, Files, Sandbox, Watcher, WriteOptions};
+pub use sandbox::{
+    Checkpoint, Context, FileReader, Files, Sandbox, Watcher, WriteOptions, link_stays_inside,
+    pack_directory, unpack_directory,
+};
 pub use sandbox_builder::SandboxBuilder;
+pub use saved_states::{ResumeOptions, SavedState, SavedStateKind};
 pub use snapshot::RunningPrograms;
 #[cfg(feature = "testing")]
 pub use vm::Layer;
-pub use vm::{LAUNCHER_BIN, SandboxEnd, install_launcher};
+pub use vm::{Activity, LAUNCHER_BIN, SandboxEnd, install_launcher};

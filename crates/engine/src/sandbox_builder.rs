@@ -189,6 +189,7 @@ impl SandboxBuilder {
         self.init = GuestInit {
             certificates: Some(certificates.into()),
             environment: Some(environment.iter().copied().collect()),
+            ..GuestInit::NONE
         };
         self
     }

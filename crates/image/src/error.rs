@@ -110,6 +110,48 @@ pub enum Error {
         /// How the part differs from the manifest.
         reason: String,
     },
+    /// A part of the saved state of a sandbox does not match its manifest or its checksums.
+    #[error(
+        "the {part} of saved state {id} is damaged ({reason}; {path}): the sandbox cannot be resumed from it; restore the file from a backup, or delete the state"
+    )]
+    DamagedState {
+        /// The state's id.
+        id: String,
+        /// The part: `manifest.json`, `index`, `memory`, `devices`, or a file that the state needs.
+        part: String,
+        /// The part's file.
+        path: PathBuf,
+        /// How the part differs from what was written.
+        reason: String,
+    },
+    /// A newer version of fumehood has written the state.
+    #[error(
+        "saved state {id} has format {found}, and this version of fumehood reads up to {supported} ({path}): resume it with the version that wrote it, or a newer one"
+    )]
+    NewerState {
+        /// The state's id.
+        id: String,
+        /// The format of the state.
+        found: u32,
+        /// The newest format that this version reads.
+        supported: u32,
+        /// The manifest.
+        path: PathBuf,
+    },
+    /// The store has no saved state with this id.
+    #[error("there is no saved state {id} in {store}: it was resumed or deleted, or never existed")]
+    MissingState {
+        /// The requested state.
+        id: String,
+        /// The directory of saved states.
+        store: PathBuf,
+    },
+    /// Another thread or process resumes or deletes the state at this moment.
+    #[error("saved state {id} is being resumed or deleted by another request or process")]
+    StateInUse {
+        /// The state's id.
+        id: String,
+    },
     /// Another process does not release a lock that is normally held for milliseconds.
     #[error(
         "another process has held the lock {path} for {} seconds: find it with `fuser {path}`, end it and try again", .timeout.as_secs(), path = .path.display()
@@ -214,12 +256,15 @@ pub enum Error {
 }
 
 impl Error {
-    /// Returns whether a template, a hot image or a layer is damaged. No other error is a reason to remove it:
+    /// Returns whether a template, a hot image, a layer or a saved state is damaged. No other error is a reason to remove it:
     /// a file may be unreadable for a moment, such as when too many files are open.
     pub(crate) fn is_damage(&self) -> bool {
         matches!(
             self,
-            Self::DamagedTemplate { .. } | Self::DamagedHotImage { .. } | Self::DamagedLayer { .. }
+            Self::DamagedTemplate { .. }
+                | Self::DamagedHotImage { .. }
+                | Self::DamagedLayer { .. }
+                | Self::DamagedState { .. }
         )
     }
 

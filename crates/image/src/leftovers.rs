@@ -8,7 +8,8 @@ use crate::artifact_cache::{ArtifactCache, PruneReport};
 use crate::store::Store;
 
 impl Store {
-    /// Returns the bytes on disk of the work of killed builds of images, templates, hot images and layers.
+    /// Returns the bytes on disk of the work of killed builds of images, templates, hot images and layers, and
+    /// of killed writers of saved states.
     #[must_use]
     pub fn leftover_bytes(&self) -> u64 {
         let built: u64 = self
@@ -32,20 +33,24 @@ impl Store {
         for cache in self.caches() {
             report += cache.remove_leftovers()?;
         }
+        report += self.saved_states().remove_unused_files()?;
         Ok(report)
     }
 
     /// Returns whether there is work of killed builds. Four small directories are read.
     #[must_use]
     pub fn has_leftovers(&self) -> bool {
-        self.has_abandoned() || self.caches().iter().any(ArtifactCache::has_leftovers)
+        self.has_abandoned()
+            || self.caches().iter().any(ArtifactCache::has_leftovers)
+            || self.saved_states().has_consumed()
     }
 
-    fn caches(&self) -> [ArtifactCache; 3] {
+    fn caches(&self) -> [ArtifactCache; 4] {
         [
             self.templates().into_cache(),
             self.hot_images().into_cache(),
             self.layers().into_cache(),
+            self.saved_states().into_cache(),
         ]
     }
 

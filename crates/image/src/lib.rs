@@ -33,6 +33,7 @@ mod rootfs;
 mod tools;
 mod options;
 mod progress;
+mod saved_state;
 mod hot_image;
 mod template;
 mod layer;
@@ -59,7 +60,12 @@ pub use layer::{
 };
 pub use options::{BuildOptions, ExtraFile, RootFormat};
 pub use progress::{NoProgress, Progress, Step, StepEnd};
-pub use sparse::copy_sparse;
+pub use saved_state::{
+    NeededFile, OpenedState, PageIndex, PageWriter, PinnedFile, ProcessRecord, ProcessSaver,
+    ProcessTarget, SavedStates, StateClaim, StateId, StateManifest, StateSummary, StateToSave,
+    StoredPages, StoredProcess,
+};
+pub use sparse::{copy_sparse, data_ranges};
 pub use store::{
     Artifact, Image, ImageFile, ImageName, ImageSummary, KernelChoice, KernelRecord, Manifest,
     PartRecord, PartReport, PartState, Store, Verification,

@@ -52,14 +52,23 @@ pub(crate) fn next_extent(file: &File, at: u64) -> io::Result<Option<Range<u64>>
     Ok(Some(start..end))
 }
 
+/// Returns the ranges of a file outside its holes, in order.
+///
+/// # Errors
+/// The error of the operating system.
+pub fn data_ranges(file: &File) -> io::Result<Vec<Range<u64>>> {
+    let (mut ranges, mut at) = (Vec::new(), 0);
+    while let Some(extent) = next_extent(file, at)? {
+        at = extent.end;
+        ranges.push(extent);
+    }
+    Ok(ranges)
+}
+
 /// Returns the number of bytes of a file outside its holes.
 pub(crate) fn data_bytes(file: &File) -> io::Result<u64> {
-    let (mut bytes, mut at) = (0, 0);
-    while let Some(extent) = next_extent(file, at)? {
-        bytes += extent.end - extent.start;
-        at = extent.end;
-    }
-    Ok(bytes)
+    let ranges = data_ranges(file)?;
+    Ok(ranges.iter().map(|range| range.end - range.start).sum())
 }
 
 fn copy_extent(from: &File, to: &File, extent: &Range<u64>) -> io::Result<()> {

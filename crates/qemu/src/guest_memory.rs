@@ -1,5 +1,6 @@
 use std::fs::File;
 use std::io;
+use std::ops::Range;
 use std::os::unix::fs::FileExt;
 
 use serde::{Deserialize, Serialize};
@@ -103,26 +104,100 @@ impl GuestMemory {
     /// # Errors
     /// The error of the operating system.
     pub fn copy_private_pages(&self, to: &File, sparse: bool) -> io::Result<u64> {
+        let mut written = 0;
+        self.read_pages(&self.private_pages()?, |offset, run| {
+            written += write_run(to, run, offset, sparse)?;
+            Ok(())
+        })?;
+        Ok(written)
+    }
+
+    /// Finds the private pages of the process: all but unmodified pages of a privately mapped file.
+    ///
+    /// # Errors
+    /// The error of the operating system.
+    pub fn private_pages(&self) -> io::Result<GuestPages> {
         let entries = read_pagemap(&self.pagemap, self.range.start, self.range.bytes)?;
+        Ok(GuestPages(entries.into_iter().map(is_private).collect()))
+    }
+
+    /// Passes the contents of these pages to `each`, with their offsets in increasing order.
+    ///
+    /// # Errors
+    /// The error of the operating system or of `each`.
+    pub fn read_pages(
+        &self,
+        pages: &GuestPages,
+        mut each: impl FnMut(u64, &[u8]) -> io::Result<()>,
+    ) -> io::Result<()> {
+        pages.read(&self.mem, self.range.start, &mut each)
+    }
+}
+
+/// A set of pages of a guest's memory.
+#[derive(Debug, Clone)]
+pub struct GuestPages(Vec<bool>);
+
+impl GuestPages {
+    /// Returns an empty set for a memory of this size.
+    #[must_use]
+    pub fn none(memory_bytes: u64) -> Self {
+        let pages = usize::try_from(memory_bytes).unwrap_or(0) / PAGE;
+        Self(vec![false; pages])
+    }
+
+    /// Adds the pages of a range of offsets.
+    pub fn add(&mut self, range: Range<u64>) {
+        let page = |at: u64| usize::try_from(at / PAGE as u64).unwrap_or(usize::MAX);
+        let end = page(range.end.next_multiple_of(PAGE as u64)).min(self.0.len());
+        if let Some(pages) = self.0.get_mut(page(range.start)..end) {
+            pages.fill(true);
+        }
+    }
+
+    /// Passes the contents of the pages in a file with the whole memory to `each`, with their offsets in increasing order.
+    ///
+    /// # Errors
+    /// The error of the operating system or of `each`.
+    pub fn read_from(
+        &self,
+        memory: &File,
+        each: &mut dyn FnMut(u64, &[u8]) -> io::Result<()>,
+    ) -> io::Result<()> {
+        self.read(memory, 0, each)
+    }
+
+    fn read(
+        &self,
+        from: &File,
+        start: u64,
+        each: &mut dyn FnMut(u64, &[u8]) -> io::Result<()>,
+    ) -> io::Result<()> {
         let mut buffer = vec![0; MAX_RUN * PAGE];
-        let (mut written, mut first) = (0, 0);
-        while first < entries.len() {
-            // The next run of private pages; pages that are not are skipped one by one.
-            let run = entries[first..].iter().take(MAX_RUN);
-            let pages = run.take_while(|entry| is_private(**entry)).count();
-            if pages == 0 {
+        let mut first = 0;
+        while first < self.0.len() {
+            // The next run of selected pages; others are skipped one by one.
+            let run = self.0[first..].iter().take(MAX_RUN);
+            let count = run.take_while(|is_selected| **is_selected).count();
+            if count == 0 {
                 first += 1;
                 continue;
             }
 
-            let run = &mut buffer[..pages * PAGE];
+            let run = &mut buffer[..count * PAGE];
             let offset = (first * PAGE) as u64;
-            self.mem.read_exact_at(run, self.range.start + offset)?;
-            written += write_run(to, run, offset, sparse)?;
-            first += pages;
+            from.read_exact_at(run, start + offset)?;
+            each(offset, run)?;
+            first += count;
         }
+        Ok(())
+    }
 
-        Ok(written)
+    /// Returns the size of the pages in bytes.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        let count = self.0.iter().filter(|is_selected| **is_selected).count();
+        (count * PAGE) as u64
     }
 }
 

@@ -22,9 +22,11 @@ pub use command_line::{
 pub use fumehood_launcher::{
     IMAGE_VERSION, IsolationLayer, PID_LIMIT, ProcessImage, UID_BASE, User,
 };
-pub use guest_memory::{GuestMemory, GuestRange, MemoryError};
+pub use guest_memory::{GuestMemory, GuestPages, GuestRange, MemoryError};
 pub use process::{
     LaunchConfig, Launcher, Process, ProcessError, ProcessSpec, ProcessStart, ResourceLimits,
 };
-pub use process_image::{DescriptorIdentity, ImageError, ProcessToSave, SavedFile, SavedProcess};
+pub use process_image::{
+    DescriptorIdentity, GuestMapping, ImageError, ProcessToSave, SavedFile, SavedProcess,
+};
 pub use qmp::{Event, Pending, Qmp, QmpError};

@@ -37,9 +37,11 @@ mod id;
 mod owner;
 mod sync;
 
+pub use api::object_name::ObjectName;
 pub use api::requests::{
-    InstallRequest, NetworkRequest, OneShotRunRequest, PortRequest, ProcessRequest, PtySize,
-    SandboxRequest, SandboxRunRequest, Signal, Stdin, TimeoutsRequest, UploadRequest,
+    InstallRequest, LifetimeCounts, NetworkRequest, OnIdle, OneShotRunRequest, PortRequest,
+    ProcessRequest, PtySize, ResumeRequest, SandboxRequest, SandboxRunRequest, Signal, Stdin,
+    TimeoutsRequest, UploadRequest,
 };
 pub use api::responses::{
     CheckpointResponse, FileContent, FileResponse, RunError, RunKind, RunOutcome, RunOutput,
@@ -53,6 +55,7 @@ pub use service::{Service, Settings};
 pub use state::event_log::{EventLog, EventSubscriber, LoggedEvent};
 pub use state::run_task::RunTask;
 pub use state::runs::RunLookup;
+pub use state::sandbox_body::SandboxUse;
 pub use state::sandbox_handle::SandboxHandle;
 pub use storage::database::{Store, StoreError};
 pub use storage::idempotency::IdempotencyKey;

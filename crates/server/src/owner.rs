@@ -39,6 +39,11 @@ impl Owner {
         Self(id.into())
     }
 
+    /// The owner whose id a record has.
+    pub(crate) fn from_record(id: &str) -> Self {
+        Self(id.into())
+    }
+
     /// Whether this is the local user.
     #[must_use]
     pub fn is_local(&self) -> bool {

@@ -7,7 +7,8 @@ use fumehood_end_to_end::guest::{NetworkEvents, network, python};
 use fumehood_end_to_end::netns::in_private_netns;
 use fumehood_end_to_end::servers::{CertificateAuthority, NameServer, OTHER, WEB4, WebServer, at};
 use fumehood_end_to_end::{engine, run_ok};
-use fumehood_engine::{Language, Sandbox, SecretValue};
+use fumehood_engine::image::Store;
+use fumehood_engine::{Language, ResumeOptions, Sandbox, SecretValue};
 
 /// In two parts, so that a program which looks for it does not have it itself.
 const VALUE: (&str, &str) = ("s3cr3t-value-that-", "nobody-else-may-have-0815");
@@ -75,7 +76,45 @@ fn a_secret_reaches_its_host_and_never_the_guest() {
         for event in events.all() {
             assert!(!format!("{event:?}").contains(VALUE.1), "{event:?}");
         }
+
+        assert_resumed_guest_has_new_values(child, &web).await;
     });
+}
+
+/// The placeholders stay, the values and the authority are new, and a secret without a value is denied.
+async fn assert_resumed_guest_has_new_values(sandbox: Sandbox, web: &WebServer) {
+    let saved = sandbox.pause("secrets").await.unwrap();
+    assert_eq!(saved.secrets, ["API_TOKEN", "OTHER_TOKEN"]);
+    let root = Store::default_root().unwrap();
+    let state = Store::open(root).unwrap().saved_states().path(&saved.id);
+    for file in std::fs::read_dir(state).unwrap().flatten() {
+        let contents = std::fs::read(file.path()).unwrap();
+        let value = format!("{}{}", VALUE.0, VALUE.1).into_bytes();
+        assert!(
+            !contents.windows(value.len()).any(|part| part == value),
+            "{file:?}"
+        );
+    }
+
+    let new_value = "a-value-that-was-rotated-meanwhile";
+    let value = SecretValue::new(new_value.to_owned()).unwrap();
+    let options = ResumeOptions {
+        network: Some(network(RULES).secret("API_TOKEN".parse().unwrap(), value)),
+        ..ResumeOptions::default()
+    };
+    let resumed = engine().resume(&saved.id, options).await.unwrap();
+    let before = web.seen().len();
+    let code = r"
+report('new', lambda: get('https://api.test/', headers={'X-Token': os.environ['API_TOKEN']}))
+report('none', lambda: get('https://plain.test/', headers={'Authorization': os.environ['OTHER_TOKEN']}))
+";
+    let output = python(&resumed, code).await;
+    assert!(output.starts_with("new: this is api.test\n"), "{output}");
+    assert!(
+        output.contains("has no value since the sandbox was resumed"),
+        "{output}"
+    );
+    assert!(web.seen()[before].contains(&format!("x-token: {new_value}\n")));
 }
 
 /// From each kind of program, which trusts the sandbox's own authority by default.

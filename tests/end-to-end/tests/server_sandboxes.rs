@@ -24,7 +24,16 @@ async fn sandboxes_offer_contexts_forks_and_checkpoints() {
 
     let at = format!("/v1/sandboxes/{}", sandbox["id"].as_str().unwrap());
     let runs = format!("{at}/runs");
-    client.json("POST", &runs, &python("x = 20"), 200).await;
+
+    // The name stands for the id, and belongs to one sandbox.
+    let taken = client.json("POST", "/v1/sandboxes", &body, 409).await;
+    let message = taken["error"]["message"].as_str().unwrap();
+    assert!(message.contains(sandbox["id"].as_str().unwrap()));
+    let by_name = "/v1/sandboxes/mine/runs";
+    let run = client.json("POST", by_name, &python("x = 20"), 200).await;
+    assert_eq!(run["sandbox"], sandbox["id"]);
+    let listed = client.json("GET", "/v1/runs?sandbox=mine", &Value::Null, 200);
+    assert_eq!(listed.await["runs"][0]["id"], run["id"]);
     let saved = client
         .json("POST", &format!("{at}/checkpoints"), &Value::Null, 201)
         .await;

@@ -7,6 +7,7 @@ use super::conformance::ConformanceArgs;
 use super::host::HostArgs;
 use super::policy::PolicyArgs;
 use super::run::RunArgs;
+use super::sandbox::SandboxArgs;
 use super::server::{KeysArgs, McpArgs, SandboxesArgs, ServeArgs};
 use super::sessions::{ReplArgs, ShellArgs};
 use super::store::{ImageArgs, LayerArgs, TemplateArgs};
@@ -27,6 +28,8 @@ pub(crate) enum Subcommand {
     Run(RunArgs),
     Shell(ShellArgs),
     Repl(ReplArgs),
+    #[command(visible_alias = "sb")]
+    Sandbox(SandboxArgs),
     /// Check this machine: status, impact and how to fix it
     Doctor,
     /// Build, list and verify guest images

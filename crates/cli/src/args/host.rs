@@ -90,6 +90,49 @@ impl HostArgs {
         Ok(arguments)
     }
 
+    /// Returns environment variables with which another process of this command has the same options, from any directory.
+    ///
+    /// # Errors
+    /// The current directory cannot be determined.
+    pub(crate) fn to_environment(&self) -> io::Result<Vec<(&'static str, OsString)>> {
+        let accelerator = match self.accelerator {
+            AcceleratorChoice::Auto => "auto",
+            AcceleratorChoice::Kvm => "kvm",
+            AcceleratorChoice::Tcg => "tcg",
+        };
+        let isolation = match self.require_isolation {
+            RequiredIsolation::Any => "any",
+            RequiredIsolation::Full => "full",
+        };
+        let hot_images = match self.hot_images {
+            Switch::On => "on",
+            Switch::Off => "off",
+        };
+        let mut variables = vec![
+            ("FUMEHOOD_ACCELERATOR", accelerator.into()),
+            ("FUMEHOOD_REQUIRE_ISOLATION", isolation.into()),
+            ("FUMEHOOD_HOT_IMAGES", hot_images.into()),
+        ];
+
+        // A program without a slash is looked up in PATH.
+        let paths = [
+            ("FUMEHOOD_HOME", &self.store),
+            ("FUMEHOOD_QEMU", &self.qemu),
+            ("FUMEHOOD_LAUNCHER", &self.launcher),
+        ];
+        for (name, path) in paths {
+            let Some(path) = path else { continue };
+            let is_name = path.components().count() == 1 && name != "FUMEHOOD_HOME";
+            let value = if is_name {
+                path.clone()
+            } else {
+                std::path::absolute(path)?
+            };
+            variables.push((name, value.into_os_string()));
+        }
+        Ok(variables)
+    }
+
     /// Returns the engine's configuration with these options.
     pub(crate) fn config(&self) -> Config {
         Config {

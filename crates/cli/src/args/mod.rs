@@ -6,10 +6,12 @@ mod command_line;
 mod conformance;
 mod environment;
 mod host;
+mod mount;
 mod network;
 mod packages;
 mod policy;
 mod run;
+mod sandbox;
 mod server;
 mod sessions;
 mod store;
@@ -17,9 +19,16 @@ mod store;
 pub(crate) use agent::AgentArgs;
 pub(crate) use command_line::{CommandLine, Subcommand};
 pub(crate) use conformance::ConformanceArgs;
+pub(crate) use environment::EnvironmentArgs;
 pub(crate) use host::HostArgs;
+pub(crate) use mount::SyncBackArgs;
 pub(crate) use policy::{PolicyArgs, PolicyCheckArgs, PolicyCommand, PolicyExplainArgs};
 pub(crate) use run::RunArgs;
+pub(crate) use sandbox::{
+    SandboxArgs, SandboxCheckpointCommand, SandboxCommand, SandboxCopyArgs, SandboxCreateArgs,
+    SandboxDiffArgs, SandboxEndArgs, SandboxExecArgs, SandboxForkArgs, SandboxInputArgs,
+    SandboxListArgs, SandboxLogsArgs, SandboxPortsArgs, SandboxRunArgs, SandboxShellArgs,
+};
 pub(crate) use server::{
     KeysArgs, KeysCommand, McpArgs, McpNetworkArgs, SandboxesArgs, SandboxesCommand, ServeArgs,
 };

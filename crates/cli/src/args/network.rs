@@ -4,8 +4,9 @@ use std::path::PathBuf;
 
 use anyhow::{Context, bail};
 use clap::Args;
-use fumehood_engine::policy::{HostName, SecretEntry, SecretName};
+use fumehood_engine::policy::{Document, HostName, SecretEntry, SecretName};
 use fumehood_engine::{Network, PortMapping, SecretValue};
+use serde_json::{Map, Value, json};
 
 use crate::policy_file::{build_policy, load_document};
 
@@ -53,6 +54,45 @@ impl NetworkArgs {
             return Ok(None);
         }
 
+        let (document, secrets) = self.document()?;
+        let mut network = Network::new(build_policy(document, self.policy.as_deref())?);
+        for secret in secrets {
+            let value = SecretValue::new(secret.value);
+            let value = value.with_context(|| format!("--secret {}", secret.name))?;
+            network = network.secret(secret.name, value);
+        }
+        for port in &self.expose {
+            network = network.expose(*port);
+        }
+        Ok(Some(network))
+    }
+
+    /// Returns the requested network as the HTTP API takes it, or `None` if no option asks for one. It contains the
+    /// values of secrets.
+    ///
+    /// # Errors
+    /// As [`network`](Self::network).
+    pub(crate) fn request(&self) -> anyhow::Result<Option<Value>> {
+        // The same errors as without a server.
+        if self.network()?.is_none() {
+            return Ok(None);
+        }
+
+        let (document, secrets) = self.document()?;
+        let secrets: Map<_, _> = secrets
+            .into_iter()
+            .map(|secret| (secret.name.to_string(), secret.value.into()))
+            .collect();
+        let expose: Vec<_> = self.expose.iter().map(ToString::to_string).collect();
+        Ok(Some(json!({
+            "policy": document,
+            "secrets": secrets,
+            "expose": expose,
+        })))
+    }
+
+    /// Returns the policy, with the entries of secrets that name a host, and the secrets.
+    fn document(&self) -> anyhow::Result<(Document, Vec<SecretArg>)> {
         let secrets: Vec<_> = self
             .secret
             .iter()
@@ -63,21 +103,13 @@ impl NetworkArgs {
         let mut document = load_document(self.policy.as_deref(), &self.allow)?;
         let entries = secrets.iter().filter_map(|secret| secret.entry.clone());
         document.secret.extend(entries);
-
-        let mut network = Network::new(build_policy(document, self.policy.as_deref())?);
-        for secret in secrets {
-            network = network.secret(secret.name, secret.value);
-        }
-        for port in &self.expose {
-            network = network.expose(*port);
-        }
-        Ok(Some(network))
+        Ok((document, secrets))
     }
 }
 
 struct SecretArg {
     name: SecretName,
-    value: SecretValue,
+    value: String,
     /// The policy entry for the host; `None` if the policy file has one.
     entry: Option<SecretEntry>,
 }
@@ -97,7 +129,6 @@ fn parse_secret(arg: &str) -> anyhow::Result<SecretArg> {
             "--secret {arg}: the environment variable {variable} is not set; set it to the secret's value"
         );
     };
-    let value = SecretValue::new(value).with_context(context)?;
     let host: Option<HostName> = host.map(str::parse).transpose().with_context(context)?;
 
     Ok(SecretArg {

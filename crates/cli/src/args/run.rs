@@ -7,6 +7,7 @@ use clap::Args;
 use fumehood_engine::Language;
 
 use super::environment::EnvironmentArgs;
+use super::mount::{MountArgs, SyncBackArgs};
 use super::network::NetworkArgs;
 use super::packages::{PACKAGES_HEADING, PackageArgs};
 use crate::io::is_stdin_redirected;
@@ -86,6 +87,10 @@ pub(crate) struct RunArgs {
     /// REMOTE contains a colon, append an extra `:`
     #[arg(long, value_name = "REMOTE[:LOCAL]")]
     pub(crate) download: Vec<OsString>,
+    #[command(flatten)]
+    pub(crate) mounts: MountArgs,
+    #[command(flatten)]
+    pub(crate) sync: SyncBackArgs,
     #[command(flatten)]
     pub(crate) packages: PackageArgs,
     /// Do not install the packages that the program itself names: in script metadata (`# /// script`) for Python, in

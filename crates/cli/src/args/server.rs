@@ -42,7 +42,21 @@ pub(crate) struct ServeArgs {
     /// Requests per second per key (burst: twice that); 0 disables rate limiting
     #[arg(long, value_name = "N", default_value_t = 50)]
     pub(crate) rate: u32,
-    /// Grace period for runs at shutdown, in seconds
+    /// What happens to idle sandboxes that do not say it themselves
+    #[arg(long, value_name = "ACTION", default_value = "pause", value_parser = ["pause", "end"])]
+    pub(crate) on_idle: String,
+    /// Maximum number of paused sandboxes and durable checkpoints per key
+    #[arg(long, value_name = "N", default_value_t = 64)]
+    pub(crate) max_states: u64,
+    /// Disk space of the paused sandboxes and durable checkpoints of a key, in GiB, from which no more are saved
+    #[arg(long, value_name = "GIB", default_value_t = 16,
+        value_parser = clap::value_parser!(u64).range(0..=1_048_576))]
+    pub(crate) max_state_gib: u64,
+    /// Days after which paused sandboxes end and durable checkpoints are deleted
+    #[arg(long, value_name = "DAYS", default_value_t = 30,
+        value_parser = clap::value_parser!(u64).range(1..=36_500))]
+    pub(crate) max_state_days: u64,
+    /// Grace period for runs at shutdown, and then for pausing sandboxes, in seconds
     #[arg(long, value_name = "SECONDS", default_value_t = 20,
         value_parser = clap::value_parser!(u64).range(0..=3600))]
     pub(crate) drain_s: u64,
@@ -51,6 +65,9 @@ pub(crate) struct ServeArgs {
     /// Exit after this many seconds without requests, runs or sandboxes
     #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..))]
     pub(crate) exit_when_idle: Option<u64>,
+    /// Leave the session of the terminal; `sandbox create` starts the server in this way
+    #[arg(long, hide = true)]
+    pub(crate) background: bool,
     /// State file [default: $XDG_STATE_HOME/fumehood/server.sqlite]
     #[arg(long, env = "FUMEHOOD_STATE", value_name = "FILE")]
     pub(crate) state: Option<PathBuf>,

@@ -8,9 +8,11 @@ pub(crate) mod generate;
 pub(crate) mod policy;
 pub(crate) mod repl;
 pub(crate) mod run;
+pub(crate) mod sandbox;
 pub(crate) mod server;
 pub(crate) mod shell;
 pub(crate) mod store;
 
 mod format;
 mod runtime;
+mod terminal;

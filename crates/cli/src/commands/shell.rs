@@ -1,19 +1,17 @@
 //! `fumehood shell`: a terminal in a VM.
 
-use std::pin::pin;
 use std::process::ExitCode;
 
 use anyhow::Context;
 use fumehood_engine::{Config, EndedBy, Engine, Outcome, Run, Sandbox, SpawnRequest, TemplateUse};
-use rustix::process::Signal;
-use tokio::signal::unix::{SignalKind, signal};
 
 use super::runtime::start_runtime;
 use super::store::missing_images::build_in_background;
+use super::terminal::TerminalSession;
 use crate::args::{HostArgs, ShellArgs};
 use crate::exit_code::INTERRUPTED;
 use crate::io::{
-    Interrupts, Output, StdinForwarder, Terminal, print_denials, print_exposed_ports, terminal_size,
+    Interrupts, Output, StdinForwarder, print_denials, print_exposed_ports, terminal_size,
 };
 use crate::outcome::{exit_code, print_outcome};
 use crate::transfer::{Upload, upload_all};
@@ -97,43 +95,18 @@ async fn run_session(
     args: &ShellArgs,
     interrupts: &mut Interrupts,
 ) -> anyhow::Result<u8> {
-    // Install the handlers before the size is read, so that no change is missed.
-    let mut resized = signal(SignalKind::window_change())?;
-    let mut quit = signal(SignalKind::quit())?;
-    let mut resumed = signal(SignalKind::from_raw(Signal::CONT.as_raw()))?;
-
+    let session = TerminalSession::new()?;
     let (rows, cols) = terminal_size();
     let run = sandbox.spawn(&request.pty(rows, cols))?;
-    let control = run.canceller();
 
-    let terminal = Terminal::open().context("cannot read the terminal's modes")?;
-    if let Some(terminal) = &terminal {
-        terminal
-            .make_raw()
-            .context("cannot switch the terminal to raw mode")?;
-    }
-
-    let mut stdin = StdinForwarder::to_terminal(run.input(), terminal.is_some());
-    let mut output = pin!(write_output(run));
-    let outcome = loop {
-        tokio::select! {
-            outcome = &mut output => break outcome?,
-            _ = resized.recv() => {
-                let (rows, cols) = terminal_size();
-                control.resize(rows, cols);
-            }
-            // The shell that stopped this command has changed the terminal's modes.
-            _ = resumed.recv() => if let Some(terminal) = &terminal {
-                terminal.make_raw()?;
-            },
-            () = stdin.wait_for_escape() => return Ok(INTERRUPTED),
-            _ = interrupts.next() => return Ok(INTERRUPTED),
-            _ = quit.recv() => return Ok(INTERRUPTED),
-        }
+    let (control, input) = (run.canceller(), run.input());
+    let forward = |is_terminal| StdinForwarder::to_terminal(input, is_terminal);
+    let resize = |rows, cols| control.resize(rows, cols);
+    let outcome = session.run(forward, resize, write_output(run), interrupts);
+    let Some(outcome) = outcome.await? else {
+        return Ok(INTERRUPTED);
     };
 
-    // Restore the terminal before anything else is printed.
-    drop(terminal);
     // The exit code 128 + n already says that a signal ended the program.
     if outcome.ended_by != EndedBy::Signaled {
         print_outcome(&outcome, 0, args.memory);

@@ -22,6 +22,8 @@ pub(crate) use messages::{
 };
 pub(crate) use output::{CapturedRun, Output};
 pub(crate) use package_progress::PackageProgress;
-pub(crate) use stdin::{StdinForwarder, is_stdin_redirected};
-pub(crate) use terminal::{Terminal, is_interactive, terminal_size};
+pub(crate) use stdin::{InputSink, StdinForwarder, is_stdin_redirected};
+pub(crate) use terminal::{
+    Terminal, confirm, is_interactive, is_stderr_terminal, is_stdout_terminal, terminal_size,
+};
 pub(crate) use terminal_input::TerminalInput;

@@ -112,6 +112,25 @@ enum ForwardEnd {
     Escaped,
 }
 
+/// The input of a program, in this process or on a server.
+pub(crate) trait InputSink: Send + 'static {
+    /// Writes bytes. Returns false once the program takes no more.
+    fn write(&mut self, bytes: Vec<u8>) -> impl Future<Output = bool> + Send;
+
+    /// Ends the input.
+    fn close(&mut self) -> impl Future<Output = ()> + Send;
+}
+
+impl InputSink for Input {
+    async fn write(&mut self, bytes: Vec<u8>) -> bool {
+        Self::write(self, bytes).await.is_ok()
+    }
+
+    async fn close(&mut self) {
+        Self::close(self).await;
+    }
+}
+
 /// Forwards standard input as fast as the program reads it. Dropping it stops forwarding.
 pub(crate) struct StdinForwarder {
     task: JoinHandle<ForwardEnd>,
@@ -120,35 +139,18 @@ pub(crate) struct StdinForwarder {
 
 impl StdinForwarder {
     /// Forwards to the program's pipe.
-    pub(crate) fn to_pipe(input: Input) -> Self {
+    pub(crate) fn to_pipe(input: impl InputSink) -> Self {
         Self::spawn(forward(input, Route::ToPipe))
     }
 
     /// Forwards to the program's terminal. `is_terminal`: standard input is a terminal, too.
-    pub(crate) fn to_terminal(input: Input, is_terminal: bool) -> Self {
+    pub(crate) fn to_terminal(input: impl InputSink, is_terminal: bool) -> Self {
         let route = if is_terminal {
             Route::TerminalToTerminal(EscapeFilter::default())
         } else {
             Route::PipeToTerminal
         };
         Self::spawn(forward(input, route))
-    }
-
-    /// Passes each read to `send`, and an empty one at the end of the input, until `send` returns false.
-    pub(crate) fn to_function<F>(mut send: impl FnMut(Vec<u8>) -> F + Send + 'static) -> Self
-    where
-        F: Future<Output = bool> + Send,
-    {
-        Self::spawn(async move {
-            let mut source = Source::open();
-            loop {
-                let bytes = source.read().await;
-                let is_end = bytes.is_empty();
-                if !send(bytes).await || is_end {
-                    return ForwardEnd::Finished;
-                }
-            }
-        })
     }
 
     fn spawn(forwarding: impl Future<Output = ForwardEnd> + Send + 'static) -> Self {
@@ -178,7 +180,7 @@ impl Drop for StdinForwarder {
     }
 }
 
-async fn forward(mut input: Input, mut route: Route) -> ForwardEnd {
+async fn forward(mut input: impl InputSink, mut route: Route) -> ForwardEnd {
     let mut source = match route {
         Route::ToPipe => Source::open(),
         Route::TerminalToTerminal(_) | Route::PipeToTerminal => Source::Stream(stdin()),
@@ -198,7 +200,7 @@ async fn forward(mut input: Input, mut route: Route) -> ForwardEnd {
             Route::ToPipe | Route::PipeToTerminal => read,
         };
         // The filter may hold back everything.
-        if !bytes.is_empty() && input.write(bytes).await.is_err() {
+        if !bytes.is_empty() && !input.write(bytes).await {
             return ForwardEnd::Finished;
         }
     }
@@ -215,8 +217,8 @@ async fn forward(mut input: Input, mut route: Route) -> ForwardEnd {
 /// Sends Ctrl-D again and again until the program ends. A terminal has no lasting end: each further reader needs another
 /// Ctrl-D. A single one is lost on a shell that has not set up its line editor yet, and in the middle of a line it only
 /// submits that line.
-async fn end_terminal_input(input: &mut Input) {
-    while input.write(vec![END_OF_TRANSMISSION]).await.is_ok() {
+async fn end_terminal_input(input: &mut impl InputSink) {
+    while input.write(vec![END_OF_TRANSMISSION]).await {
         tokio::time::sleep(END_OF_TRANSMISSION_INTERVAL).await;
     }
 }

@@ -50,6 +50,16 @@ pub(crate) fn is_interactive() -> bool {
     isatty(stdin()) && isatty(stdout())
 }
 
+/// Returns whether standard output is a terminal.
+pub(crate) fn is_stdout_terminal() -> bool {
+    isatty(stdout())
+}
+
+/// Returns whether standard error is a terminal.
+pub(crate) fn is_stderr_terminal() -> bool {
+    isatty(rustix::stdio::stderr())
+}
+
 /// Returns rows and columns of the terminal on standard output, or else of the one on standard input.
 pub(crate) fn terminal_size() -> (u16, u16) {
     let sizes = [tcgetwinsize(stdout()), tcgetwinsize(stdin())];
@@ -59,4 +69,24 @@ pub(crate) fn terminal_size() -> (u16, u16) {
         .flatten()
         .find(|size| size.ws_row > 0 && size.ws_col > 0)
         .map_or(DEFAULT_SIZE, |size| (size.ws_row, size.ws_col))
+}
+
+/// Asks the user a question on the terminal. Everything but `y` and `yes` means no.
+///
+/// # Errors
+/// Standard input or standard error is not a terminal.
+pub(crate) async fn confirm(question: &str) -> anyhow::Result<bool> {
+    if !isatty(stdin()) || !is_stderr_terminal() {
+        anyhow::bail!("{question} There is no terminal to ask; review the patch, then use --yes");
+    }
+
+    let prompt = format!("fumehood: {question} [y/N] ");
+    let answer = tokio::task::spawn_blocking(move || {
+        io::Write::write_all(&mut io::stderr(), prompt.as_bytes())?;
+        let mut line = String::new();
+        io::stdin().read_line(&mut line)?;
+        Ok::<_, io::Error>(line)
+    });
+    let answer = answer.await??.trim().to_lowercase();
+    Ok(matches!(answer.as_str(), "y" | "yes"))
 }

@@ -6,4 +6,5 @@ mod paths;
 mod upload;
 
 pub(crate) use download::Download;
+pub(crate) use paths::{names_directory, split_argument, to_text};
 pub(crate) use upload::{Upload, upload_all};

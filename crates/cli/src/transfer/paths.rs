@@ -8,7 +8,7 @@ use fumehood_engine::{FileKind, Files};
 
 /// Splits `SOURCE[:DESTINATION]` at the last colon. An empty destination counts as none, so that a name may contain
 /// colons if it ends in one more.
-pub(super) fn split_argument(arg: &OsStr) -> (&OsStr, Option<&OsStr>) {
+pub(crate) fn split_argument(arg: &OsStr) -> (&OsStr, Option<&OsStr>) {
     let bytes = arg.as_bytes();
     let Some(colon) = bytes.iter().rposition(|byte| *byte == b':') else {
         return (arg, None);
@@ -23,7 +23,7 @@ pub(super) fn split_argument(arg: &OsStr) -> (&OsStr, Option<&OsStr>) {
 ///
 /// # Errors
 /// The path is not valid UTF-8, as paths in the VM must be.
-pub(super) fn to_text(path: &OsStr) -> anyhow::Result<String> {
+pub(crate) fn to_text(path: &OsStr) -> anyhow::Result<String> {
     match path.to_str() {
         Some(text) => Ok(text.to_owned()),
         None => bail!(
@@ -34,7 +34,7 @@ pub(super) fn to_text(path: &OsStr) -> anyhow::Result<String> {
 }
 
 /// Returns whether a path names a directory whatever exists there: it ends in `/`, `.` or `..`.
-pub(super) fn names_directory(path: &OsStr) -> bool {
+pub(crate) fn names_directory(path: &OsStr) -> bool {
     let last = path.as_bytes().rsplit(|byte| *byte == b'/').next();
     matches!(last, Some(b"" | b"." | b".."))
 }

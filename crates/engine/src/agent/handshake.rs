@@ -241,6 +241,8 @@ pub(crate) struct GuestInit {
     pub(crate) certificates: Option<String>,
     /// Environment variables of its programs.
     pub(crate) environment: Option<EnvVars>,
+    /// The machine id and host name that it keeps; none = new ones.
+    pub(crate) identity: Option<(String, String)>,
 }
 
 impl GuestInit {
@@ -248,6 +250,7 @@ impl GuestInit {
     pub(crate) const NONE: Self = Self {
         certificates: None,
         environment: None,
+        identity: None,
     };
 }
 
@@ -261,6 +264,11 @@ pub(crate) fn new_refresh(limits: &Limits, init: &GuestInit) -> Result<Refresh, 
     getrandom::fill(&mut random).map_err(no_randomness)?;
     let (entropy, machine_id) = random.split_at(ENTROPY_BYTES);
     let machine_id = hex(machine_id);
+    let new_identity = || {
+        let hostname = format!("fumehood-{}", &machine_id[..HOSTNAME_DIGITS]);
+        (machine_id.clone(), hostname)
+    };
+    let (machine_id, hostname) = init.identity.clone().unwrap_or_else(new_identity);
 
     let now = SystemTime::now()
         .duration_since(UNIX_EPOCH)
@@ -271,7 +279,7 @@ pub(crate) fn new_refresh(limits: &Limits, init: &GuestInit) -> Result<Refresh, 
         op_id: None,
         wall_clock_us: u64::try_from(now.as_micros()).unwrap_or(u64::MAX),
         entropy: hex(entropy),
-        hostname: format!("fumehood-{}", &machine_id[..HOSTNAME_DIGITS]),
+        hostname,
         machine_id,
         limits: limits.changed(),
         certificates: init.certificates.clone(),

@@ -87,9 +87,25 @@ impl Network {
     /// # Errors
     /// Returns [`ErrorKind::Invalid`] for a secret without value, a value without secret, or a port that is in use.
     pub(crate) fn prepare(&self) -> Result<PreparedNetwork, Error> {
-        let invalid = |e: &dyn fmt::Display| Error::new(ErrorKind::Invalid, e.to_string());
         let vault = Vault::new(&self.policy, self.secrets.clone()).map_err(|e| invalid(&e))?;
+        self.prepare_with(vault, Connections::default())
+    }
 
+    /// As [`prepare`](Self::prepare), for a guest that was resumed: it has these placeholders, and considers these
+    /// connections open. A secret may be without value.
+    ///
+    /// # Errors
+    /// Returns [`ErrorKind::Invalid`] for a value without secret, or a port that is in use.
+    pub(crate) fn prepare_resumed(
+        &self,
+        placeholders: &BTreeMap<String, String>,
+        stale: Connections,
+    ) -> Result<PreparedNetwork, Error> {
+        let vault = Vault::restore(&self.policy, self.secrets.clone(), placeholders);
+        self.prepare_with(vault.map_err(|e| invalid(&e))?, stale)
+    }
+
+    fn prepare_with(&self, vault: Vault, stale: Connections) -> Result<PreparedNetwork, Error> {
         let count = self.exposed.len();
         if count > MAX_EXPOSED_PORTS {
             let message = format!("{count} exposed ports; at most {MAX_EXPOSED_PORTS} are allowed");
@@ -107,9 +123,13 @@ impl Network {
                 name_servers: self.name_servers.clone(),
                 connections: self.connections.clone(),
             },
-            stale: Connections::default(),
+            stale,
         })
     }
+}
+
+fn invalid(error: &dyn fmt::Display) -> Error {
+    Error::new(ErrorKind::Invalid, error.to_string())
 }
 
 /// The part of a network that guests restored from its saved state share.
@@ -139,6 +159,7 @@ impl PreparedNetwork {
         GuestInit {
             certificates: vault.certificate(),
             environment: (!variables.is_empty()).then_some(environment),
+            identity: None,
         }
     }
 }

@@ -47,6 +47,24 @@ impl SavedNetwork {
         }
     }
 
+    /// Takes the network that was prepared for guests of a state on disk.
+    pub(crate) fn of_prepared(prepared: PreparedNetwork) -> Self {
+        Self {
+            config: prepared.config,
+            connections: prepared.stale,
+        }
+    }
+
+    /// Returns the connections.
+    pub(crate) fn connections(&self) -> &Connections {
+        &self.connections
+    }
+
+    /// Returns the names of the secrets with the guest's placeholders.
+    pub(crate) fn placeholders(&self) -> &[(String, String)] {
+        self.config.vault.environment()
+    }
+
     /// Prepares a network for a guest that is restored from the state. Ports of this host are not shared.
     pub(crate) fn prepare(&self) -> PreparedNetwork {
         PreparedNetwork {
@@ -176,6 +194,13 @@ impl ActiveNetwork {
     pub(crate) fn urls(&self) -> Vec<String> {
         let urls = self.urls.lock().unwrap_or_else(PoisonError::into_inner);
         urls.clone()
+    }
+
+    /// Returns how many connections to exposed ports are open: the guest sees them as the gateway's.
+    pub(crate) fn inbound_connections(&self) -> usize {
+        let connections = self.gateway().connections();
+        connections.with_remote(LINK.gateway.v4.into())
+            + connections.with_remote(LINK.gateway.v6.into())
     }
 
     /// Saves the network as it is now.

@@ -2,7 +2,7 @@ use std::collections::HashSet;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
-use fumehood_image::Layers;
+use fumehood_image::{Layers, SavedStates};
 use fumehood_protocol::{Language, PROTOCOL_VERSION};
 use tokio::net::UnixStream;
 use tokio::sync::OwnedSemaphorePermit;
@@ -33,6 +33,7 @@ pub(crate) struct Provisioner {
     pub(crate) templates: Templates,
     pub(crate) hot_images: HotImages,
     pub(crate) layers: Layers,
+    pub(crate) states: SavedStates,
     pub(crate) pool: VmPool,
     pub(crate) counters: Counters,
     /// Templates and hot images that were requested and do not exist.
@@ -98,6 +99,7 @@ impl Provisioner {
         templates: Templates,
         hot_images: HotImages,
         layers: Layers,
+        states: SavedStates,
     ) -> Self {
         let admission = Admission::new(&config);
         Self {
@@ -108,6 +110,7 @@ impl Provisioner {
             templates,
             hot_images,
             layers,
+            states,
             pool: VmPool::default(),
             counters: Counters::default(),
             missing: Mutex::default(),
@@ -171,9 +174,10 @@ impl Provisioner {
     pub(crate) async fn open_checkpoint(
         &self,
         state: &Snapshot,
+        init: &GuestInit,
     ) -> Result<AcquiredVm<Channel>, Error> {
         let greeting = Greeting {
-            init: &GuestInit::NONE,
+            init,
             protocol: PROTOCOL_VERSION,
         };
 

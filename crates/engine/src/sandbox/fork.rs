@@ -5,7 +5,7 @@ use std::sync::Arc;
 use fumehood_protocol::Refresh;
 use tokio::task::JoinSet;
 
-use super::checkpoint::Checkpoint;
+use super::checkpoint::{Checkpoint, CheckpointOrigin};
 use super::sandbox::{Sandbox, SandboxTimeouts};
 use crate::agent::GuestInit;
 use crate::error::{Error, ErrorKind};
@@ -54,11 +54,26 @@ impl Sandbox {
         // This sandbox keeps its identity; those that start from its state get others.
         refresh(&inner.channel, self.same_identity()?).await?;
 
-        Ok(Checkpoint::new(snapshot?, network, programs, reservation))
+        Ok(Checkpoint::new(
+            snapshot?,
+            network,
+            programs,
+            self.origin(),
+            GuestInit::NONE,
+            provisioner.clone(),
+            reservation,
+        ))
+    }
+
+    pub(crate) fn origin(&self) -> CheckpointOrigin {
+        CheckpointOrigin {
+            identity: self.inner().identity.clone(),
+            packages: self.packages().to_vec(),
+        }
     }
 
     /// Returns a refresh that keeps the identity of the guest.
-    fn same_identity(&self) -> Result<Refresh, Error> {
+    pub(crate) fn same_identity(&self) -> Result<Refresh, Error> {
         let (machine_id, hostname) = self.inner().identity.clone();
         Ok(Refresh {
             machine_id,
@@ -73,8 +88,15 @@ impl Sandbox {
 
     /// Allows programs to run as the guest's root.
     pub(crate) async fn allow_root(&self) -> Result<(), Error> {
+        self.set_allow_root(true).await
+    }
+
+    /// Sets whether programs may run as the guest's root.
+    pub(super) async fn set_allow_root(&self, is_allowed: bool) -> Result<(), Error> {
         let mut request = self.same_identity()?;
-        request.limits.insert("allow_root".into(), 1);
+        request
+            .limits
+            .insert("allow_root".into(), u64::from(is_allowed));
         refresh(&self.inner().channel, request).await
     }
 
@@ -84,9 +106,12 @@ impl Sandbox {
         checkpoint: &Checkpoint,
         timeouts: SandboxTimeouts,
     ) -> Result<Self, Error> {
-        let acquired = provisioner.open_checkpoint(checkpoint.snapshot()).await?;
+        let acquired = provisioner
+            .open_checkpoint(checkpoint.snapshot(), checkpoint.init())
+            .await?;
         let sandbox = Self::new(provisioner, acquired, checkpoint.network(), timeouts)?;
         sandbox.record_inherited_programs(checkpoint.running_programs().clone());
+        sandbox.record_packages(checkpoint.origin().packages.clone());
 
         Ok(sandbox)
     }

@@ -17,9 +17,11 @@ mod transfer_deadline;
 mod watcher;
 
 pub use checkpoint::Checkpoint;
+pub(crate) use checkpoint::CheckpointOrigin;
 pub use context::Context;
 #[cfg(feature = "fuzzing")]
 pub(crate) use directory::unpack;
+pub use directory::{link_stays_inside, pack_directory, unpack_directory};
 pub use file_reader::FileReader;
 pub use files::{Files, WriteOptions};
 pub(crate) use one_shot::OneShotRun;

@@ -7,6 +7,7 @@ use fumehood_protocol::{
     ActionTag, Attach, IdempotencyKey, Limits, ListProcesses, OpId, ProcessInfo, Request, Response,
     Spawn, WireError,
 };
+use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
@@ -21,7 +22,7 @@ use crate::run::{
     VmOwner, rejection, window,
 };
 use crate::snapshot::{RunningPrograms, Snapshot};
-use crate::vm::{ActivityGuard, Machine, SandboxEnd, SandboxLifetime};
+use crate::vm::{Activity, ActivityGuard, Machine, SandboxEnd, SandboxLifetime};
 
 /// A running microVM in which several programs can run. Cheap to clone; dropping the last clone ends the VM and all
 /// programs in it.
@@ -59,6 +60,8 @@ pub(crate) struct Inner {
     uplink: Option<Uplink>,
     packages: OnceLock<Vec<InstalledPackage>>,
     inherited_programs: OnceLock<RunningPrograms>,
+    /// The memory of the state that it was resumed from.
+    state_reservation: OnceLock<MemoryReservation>,
     pub(crate) provisioner: Arc<Provisioner>,
     /// Locked from a quiesce to its refresh: of two at once, one would thaw the guest that the other saves.
     pub(crate) saving: tokio::sync::Mutex<()>,
@@ -68,6 +71,11 @@ impl Drop for Inner {
     fn drop(&mut self) {
         self.supervisor.abort();
         self.lifetime.abandon();
+
+        // The files of a resumed state were removed: closing the last descriptor frees their blocks, which may take a second.
+        if let (Some(base), Ok(runtime)) = (self.base.take(), Handle::try_current()) {
+            runtime.spawn_blocking(move || drop(base));
+        }
     }
 }
 
@@ -117,6 +125,7 @@ impl Sandbox {
             uplink,
             packages: OnceLock::new(),
             inherited_programs: OnceLock::new(),
+            state_reservation: OnceLock::new(),
             provisioner,
             saving: tokio::sync::Mutex::default(),
         })))
@@ -134,8 +143,8 @@ impl Sandbox {
         self.0.source
     }
 
-    /// Returns the packages that its [builder](crate::SandboxBuilder::packages) named, with their resolved versions. A
-    /// sandbox that was started from a checkpoint returns none.
+    /// Returns the packages that its [builder](crate::SandboxBuilder::packages) named, with their resolved versions: those
+    /// of the first sandbox, if it was started from a state of another one.
     #[must_use]
     pub fn packages(&self) -> &[InstalledPackage] {
         self.0.packages.get().map_or(&[], Vec::as_slice)
@@ -156,6 +165,11 @@ impl Sandbox {
     /// Records the programs of the saved state, once.
     pub(crate) fn record_inherited_programs(&self, programs: RunningPrograms) {
         let _ = self.0.inherited_programs.set(programs);
+    }
+
+    /// Holds the memory of the state that it was resumed from, once.
+    pub(crate) fn hold_reservation(&self, reservation: MemoryReservation) {
+        let _ = self.0.state_reservation.set(reservation);
     }
 
     /// Returns the isolation layers around the VM.
@@ -422,6 +436,23 @@ impl Sandbox {
         &self.0.provisioner.config.limits
     }
 
+    /// Returns whether the sandbox is in use now, for callers that pause or end idle ones themselves.
+    #[must_use]
+    pub fn activity(&self) -> Activity {
+        let network = self.active_network();
+        Activity {
+            inbound_connections: network.map_or(0, ActiveNetwork::inbound_connections),
+            ..self.0.lifetime.activity()
+        }
+    }
+
+    /// Returns the time that this host's processors have spent on the VM, its emulation included. `None` if this host does
+    /// not say.
+    #[must_use]
+    pub fn cpu_time(&self) -> Option<Duration> {
+        cpu_time(self.0.process_id)
+    }
+
     /// Sets the time without requests and followed programs after which the sandbox ends; none = never.
     pub fn set_idle_timeout(&self, time: Option<Duration>) {
         self.0.lifetime.set_idle_timeout(time);
@@ -447,6 +478,22 @@ impl Sandbox {
     pub async fn end(&self) -> Duration {
         self.0.lifetime.end(SandboxEnd::Requested).await
     }
+}
+
+/// Returns the processor time of a process and its threads, from `/proc/PID/stat`.
+fn cpu_time(pid: u32) -> Option<Duration> {
+    /// The index of the user time among the fields after the name; the system time follows.
+    const USER_TIME: usize = 11;
+
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let (_, fields) = stat.rsplit_once(')')?;
+    let times = fields.split_ascii_whitespace().skip(USER_TIME).take(2);
+    let ticks: u64 = times.filter_map(|field| field.parse::<u64>().ok()).sum();
+
+    let per_second = rustix::param::clock_ticks_per_second().max(1);
+    Some(Duration::from_millis(
+        ticks.saturating_mul(1000) / per_second,
+    ))
 }
 
 pub(crate) fn invalid(error: WireError) -> Error {

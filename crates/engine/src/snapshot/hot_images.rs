@@ -203,6 +203,11 @@ impl HotImages {
         true
     }
 
+    /// Returns the programs and libraries that were opened.
+    pub(crate) fn libraries(&self) -> &Libraries {
+        &self.libraries
+    }
+
     /// Returns the images of the store.
     pub(crate) fn shelf(&self) -> &Shelf {
         &self.shelf
@@ -224,11 +229,11 @@ impl HotImages {
 
         let age = stored.age();
         match load(stored, &self.libraries, || {
-            templates.open_ram(factory, spec)
+            templates.open_memory(factory, spec)
         }) {
-            Ok(process) => {
+            Ok((process, template)) => {
                 let machine = factory.machine(spec.shape.clone());
-                Some((Snapshot::hot(machine, process), age))
+                Some((Snapshot::hot(machine, process, template), age))
             }
             Err(LoadError::Unusable(reason)) => {
                 self.shelf.discard(&key, &reason);
@@ -498,5 +503,6 @@ async fn try_out(
         .learn_from(vm.process_id())
         .map_err(|e| not_saved(&e))?;
     vm.end().await;
-    Ok(Snapshot::hot(snapshot.machine().clone(), process))
+    let template = snapshot.template().cloned();
+    Ok(Snapshot::hot(snapshot.machine().clone(), process, template))
 }

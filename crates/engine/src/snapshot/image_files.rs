@@ -13,6 +13,7 @@ use fumehood_qemu::{GuestRange, ImageError, ProcessImage, SavedFile, SavedProces
 use serde::{Deserialize, Serialize};
 
 use super::state::Snapshot;
+use super::template_memory::TemplateMemory;
 
 /// The description of an image in the store.
 #[derive(Debug, Serialize, Deserialize)]
@@ -55,6 +56,14 @@ impl FileIdentity {
             changed: 0,
             ..Self::of(&file.metadata()?)
         })
+    }
+
+    /// Returns the identity of an open file.
+    ///
+    /// # Errors
+    /// Returns the operating system's error.
+    pub(super) fn of_file(file: &File) -> io::Result<Self> {
+        Ok(Self::of(&file.metadata()?))
     }
 
     fn of_path(path: &Path) -> io::Result<Self> {
@@ -105,11 +114,15 @@ impl LoadError {
 
 /// The programs and libraries that images map, which most of them have in common: each is opened once.
 #[derive(Debug, Default)]
-pub(super) struct Libraries(Mutex<HashMap<PathBuf, (FileIdentity, SavedFile)>>);
+pub(crate) struct Libraries(Mutex<HashMap<PathBuf, (FileIdentity, SavedFile)>>);
 
 impl Libraries {
     /// Opens a library that has not changed since an image was created.
-    fn open(&self, path: PathBuf, recorded: FileIdentity) -> Result<SavedFile, LoadError> {
+    pub(super) fn open(
+        &self,
+        path: PathBuf,
+        recorded: FileIdentity,
+    ) -> Result<SavedFile, LoadError> {
         let failed = LoadError::of_path(&path);
         if FileIdentity::of_path(&path).map_err(&failed)? != recorded {
             return Err(LoadError::Unusable(format!(
@@ -137,8 +150,8 @@ impl Libraries {
 pub(super) fn load(
     stored: HotImage,
     libraries: &Libraries,
-    open_template: impl Fn() -> Result<Option<File>, String>,
-) -> Result<SavedProcess, LoadError> {
+    open_template: impl Fn() -> Result<Option<TemplateMemory>, String>,
+) -> Result<(SavedProcess, Option<TemplateMemory>), LoadError> {
     let unusable = |e: &dyn Display| LoadError::Unusable(e.to_string());
     let not_opened = LoadError::not_opened;
     let Description {
@@ -148,23 +161,29 @@ pub(super) fn load(
     } = serde_json::from_slice(&stored.description).map_err(|e| unusable(&e))?;
 
     let mut files = vec![SavedFile::new(stored.pages, None).map_err(not_opened)?];
+    let mut template = None;
     for file in mapped {
         files.push(match file {
             MappedFile::TemplateMemory(recorded) => {
                 let opened = open_template().map_err(LoadError::NotOpened)?;
-                let file = opened.ok_or_else(|| unusable(&"its template is missing"))?;
-                if FileIdentity::of_template(&file).map_err(not_opened)? != recorded {
+                let memory = opened.ok_or_else(|| unusable(&"its template is missing"))?;
+                let file = memory.needed().file;
+                if FileIdentity::of_template(file).map_err(not_opened)? != recorded {
                     return Err(unusable(&"its template was built again"));
                 }
+                let file = file.try_clone().map_err(not_opened)?;
+                template = Some(memory);
                 SavedFile::new(file, None).map_err(not_opened)?
             }
             MappedFile::Library(path, recorded) => libraries.open(path, recorded)?,
         });
     }
-    SavedProcess::new(process, guest_memory, files).map_err(|error| match error {
+    let process = SavedProcess::new(process, guest_memory, files);
+    let process = process.map_err(|error| match error {
         ImageError::Io(error) => not_opened(error),
         other => unusable(&other),
-    })
+    })?;
+    Ok((process, template))
 }
 
 /// Writes an image to the store. `template` is the file of the template's memory on disk.

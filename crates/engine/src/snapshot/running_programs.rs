@@ -1,11 +1,12 @@
 use fumehood_protocol::{Quiesced, RunningProgram};
+use serde::{Deserialize, Serialize};
 
 /// The programs that ran in a sandbox when its state was saved, and continue in each copy: detached programs and what
 /// contexts left in the background, without the interpreters of contexts.
 ///
 /// Copies of such a program may draw the same random numbers, unless it asks the kernel for each: fumehood cannot reseed
 /// the generators of other programs, such as those of OpenSSL. Start them again in each copy if they create keys.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RunningPrograms {
     /// The programs, at most 32. The names come from the guest: at most 15 printable ASCII characters, which may lie.
     pub listed: Vec<RunningProgram>,

@@ -1,18 +1,20 @@
 use std::fs::File;
 use std::io::{self, Read, Seek, Write};
+use std::ops::Range;
 use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
 
-use fumehood_image::copy_sparse;
+use fumehood_image::{copy_sparse, data_ranges};
 use fumehood_qemu::{
-    GuestMemory, GuestRange, ImageError, MemoryError, ProcessToSave, Qmp, QmpError, SavedFile,
-    SavedProcess,
+    GuestMemory, GuestPages, GuestRange, ImageError, MemoryError, ProcessToSave, Qmp, QmpError,
+    SavedFile, SavedProcess,
 };
 use fumehood_sys::host::{memory_file, seal, sealable_file};
 use serde_json::{Value, json};
 use tokio::sync::{OnceCell, watch};
 
+use super::template_memory::TemplateMemory;
 use crate::error::{Error, ErrorKind};
 use crate::host::Accelerator;
 use crate::vm::{Machine, PassedIdentities, Vm};
@@ -28,6 +30,8 @@ struct Inner {
     /// The devices' state; empty in hot images, whose guests only continue.
     state: Vec<u8>,
     memory: Memory,
+    /// The template that it, or a state before it, was restored from.
+    template: Option<TemplateMemory>,
 }
 
 /// The memory of a saved guest.
@@ -37,6 +41,8 @@ enum Memory {
     File {
         ram: File,
         filled: watch::Receiver<Option<Result<(), String>>>,
+        /// The ranges that may differ from the template; none = unknown.
+        changed: Option<Vec<Range<u64>>>,
     },
     /// Inside of QEMU, which was saved with the code that it has translated: changed pages over the files of its base.
     Process {
@@ -59,13 +65,15 @@ const MIN_STATE_BYTES: usize = 1024;
 
 impl Snapshot {
     /// Loads a stored state. `fill` writes the memory to the given file on a separate thread, while QEMU is being
-    /// started.
+    /// started. It differs from `template`, if there is one, in the ranges `changed`.
     ///
     /// # Errors
     /// Returns [`ErrorKind::Host`] if no memory file can be created.
     pub(crate) fn load(
         machine: Machine,
         state: Vec<u8>,
+        template: Option<TemplateMemory>,
+        changed: Vec<Range<u64>>,
         fill: impl FnOnce(&File) -> Result<(), String> + Send + 'static,
     ) -> Result<Self, Error> {
         let ram = sealable_file("guest-memory").map_err(no_file)?;
@@ -77,20 +85,57 @@ impl Snapshot {
             let _ = done.send(Some(result));
         });
 
-        Ok(Self::new(machine, state, Memory::File { ram, filled }))
+        // If nothing is changed, QEMU maps a copy of the template.
+        let template = match template {
+            Some(template) if changed.is_empty() => {
+                Some(template.with_copy(&ram).map_err(no_file)?)
+            }
+            other => other,
+        };
+        let memory = Memory::File {
+            ram,
+            filled,
+            changed: Some(changed),
+        };
+        Ok(Self::new(machine, state, memory, template))
     }
 
-    fn new(machine: Machine, state: Vec<u8>, memory: Memory) -> Self {
+    fn new(
+        machine: Machine,
+        state: Vec<u8>,
+        memory: Memory,
+        template: Option<TemplateMemory>,
+    ) -> Self {
         Self(Arc::new(Inner {
             machine,
             state,
             memory,
+            template,
         }))
     }
 
+    /// Takes a state on disk whose QEMU was saved with it. If that cannot continue, it is restored from `devices`.
+    pub(crate) fn with_process(
+        machine: Machine,
+        devices: Vec<u8>,
+        process: SavedProcess,
+        template: Option<TemplateMemory>,
+    ) -> Self {
+        Self::new(machine, devices, Memory::of_process(process), template)
+    }
+
     /// Takes a guest that only continues in processes of its QEMU.
-    pub(crate) fn hot(machine: Machine, process: SavedProcess) -> Self {
-        Self::new(machine, Vec::new(), Memory::of_process(process))
+    pub(crate) fn hot(
+        machine: Machine,
+        process: SavedProcess,
+        template: Option<TemplateMemory>,
+    ) -> Self {
+        Self::new(machine, Vec::new(), Memory::of_process(process), template)
+    }
+
+    /// Returns the template that it, or a state before it, was restored from.
+    pub(crate) fn template(&self) -> Option<&TemplateMemory> {
+        self.0.template.as_ref()
     }
 
     /// Saves the state of a guest whose agent is quiesced. The guest is stopped meanwhile, and continues afterwards.
@@ -186,16 +231,61 @@ impl Snapshot {
         };
 
         result.map_err(|why| {
-            let message = format!("cannot read the memory of a template: {why}");
+            let message = format!("cannot read the memory of a guest: {why}");
             Error::new(ErrorKind::Damaged, message)
         })
     }
 
     /// Returns the files that a process which was restored from this state may map.
-    fn mapped_files(&self) -> io::Result<Vec<SavedFile>> {
+    pub(super) fn mapped_files(&self) -> io::Result<Vec<SavedFile>> {
         match &self.0.memory {
             Memory::File { ram, .. } => Ok(vec![SavedFile::new(ram.try_clone()?, None)?]),
             Memory::Process { process, .. } => Ok(process.files().to_vec()),
+        }
+    }
+
+    /// Returns the ranges of the guest's memory that may differ from the template, or from zeros if there is none.
+    pub(super) fn changed_ranges(&self) -> io::Result<Vec<Range<u64>>> {
+        let template = self.template();
+        match (&self.0.memory, template) {
+            (
+                Memory::File {
+                    changed: Some(changed),
+                    ..
+                },
+                Some(_),
+            ) => Ok(changed.clone()),
+            (Memory::File { ram, .. }, template) => {
+                let mut ranges = data_ranges(ram)?;
+                ranges.extend(template.map_or(Ok(Vec::new()), TemplateMemory::data_ranges)?);
+                ranges.sort_by_key(|range| range.start);
+                Ok(ranges)
+            }
+            (Memory::Process { process, .. }, template) => {
+                let is_changed = |file: &SavedFile| template.is_none_or(|t| !t.is_copy(file));
+                Ok(process.guest_ranges(is_changed))
+            }
+        }
+    }
+
+    /// Passes all pages of the guest's memory that may differ from the template to `each`.
+    pub(super) fn read_changed_pages(
+        &self,
+        mut each: impl FnMut(u64, &[u8]) -> io::Result<()>,
+    ) -> io::Result<()> {
+        match &self.0.memory {
+            Memory::Process { process, .. } => {
+                let template = self.template();
+                let is_changed = |file: &SavedFile| template.is_none_or(|t| !t.is_copy(file));
+                process.read_guest_memory(is_changed, each)
+            }
+            Memory::File { ram, .. } => {
+                let mut pages = GuestPages::none(self.0.machine.memory_bytes());
+                for range in self.changed_ranges()? {
+                    pages.add(range);
+                }
+                pages.read_from(ram, &mut each)
+            }
         }
     }
 
@@ -239,7 +329,7 @@ fn not_copied(e: io::Error) -> Error {
 }
 
 /// Runs blocking work on a thread for it.
-async fn blocking<T: Send + 'static>(
+pub(super) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> T + Send + 'static,
 ) -> Result<T, Error> {
     tokio::task::spawn_blocking(work).await.map_err(|e| {
@@ -271,16 +361,13 @@ async fn save(
     }
 
     // QEMU stands still while it is read.
+    let template = base.and_then(Snapshot::template).cloned();
     let (base, bytes) = (base.cloned(), machine.memory_bytes());
     // Only an emulator has translated code.
     let with_process = with_process == WithProcess::Yes && machine.accelerator == Accelerator::Tcg;
     let (pid, passed) = (vm.process_id(), vm.passed().clone());
     let copying = move || {
-        let continued_from = base.as_ref().and_then(Snapshot::process);
-        let guest_memory = match continued_from {
-            Some(process) => process.guest_memory(),
-            None => GuestRange::find(pid, bytes)?,
-        };
+        let guest_memory = guest_range(pid, bytes, base.as_ref())?;
 
         if with_process {
             match save_process(pid, guest_memory, &passed, base.as_ref()) {
@@ -298,14 +385,31 @@ async fn save(
         };
         let ram = whole_memory(bytes, fill)?;
         let (_, filled) = watch::channel(Some(Ok(())));
-        Ok::<_, MemoryError>(Memory::File { ram, filled })
+        Ok::<_, MemoryError>(Memory::File {
+            ram,
+            filled,
+            changed: None,
+        })
     };
 
     let memory = blocking(copying).await?.map_err(|e| {
         let message = format!("this host does not support saving states: {e}");
         Error::new(ErrorKind::Host, message)
     })?;
-    Ok(Snapshot::new(machine, state, memory))
+    Ok(Snapshot::new(machine, state, memory, template))
+}
+
+/// Finds the memory of a guest in its QEMU, which was restored from `base` or has continued from it. A QEMU that continued
+/// has many mappings in its place.
+pub(super) fn guest_range(
+    pid: u32,
+    bytes: u64,
+    base: Option<&Snapshot>,
+) -> Result<GuestRange, MemoryError> {
+    GuestRange::find(pid, bytes).or_else(|error| {
+        let process = base.and_then(Snapshot::process);
+        process.map(SavedProcess::guest_memory).ok_or(error)
+    })
 }
 
 /// Saves QEMU itself. Without it, the state can be restored all the same.
@@ -322,6 +426,8 @@ fn save_process(
         passed: &passed.kept,
         unneeded: &passed.read,
         base: base.as_deref().unwrap_or_default(),
+        copied: &[],
+        guest: None,
     };
     let pages = sealable_file("process-pages")?;
     let saved = SavedProcess::save(process, pages.try_clone()?)?;
@@ -330,7 +436,7 @@ fn save_process(
 }
 
 /// Returns the state of all devices without the memory: some 12 KB.
-async fn device_state(qmp: &Qmp) -> Result<Vec<u8>, Error> {
+pub(super) async fn device_state(qmp: &Qmp) -> Result<Vec<u8>, Error> {
     let failed = |e: &dyn std::fmt::Display| {
         let message = format!("cannot save the devices' state: {e}");
         Error::new(ErrorKind::Host, message)

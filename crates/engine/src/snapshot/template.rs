@@ -7,12 +7,16 @@ use fumehood_image::{Store, TEMPLATES_BYTES, TemplateKey, Templates as TemplateS
 use fumehood_protocol::{Language, PROTOCOL_VERSION};
 
 use super::state::{Snapshot, WithProcess};
+use super::template_memory::TemplateMemory;
 use super::template_spec::TemplateSpec;
 use super::warmup::{clear_free_memory, quiesce, run_primer, warmup_programs};
 use crate::agent::{Channel, GuestInit};
 use crate::config::Qemu;
 use crate::error::{Error, ErrorKind};
 use crate::vm::{Layer, Shape, StartedVm, VmFactory};
+
+/// The input that identifies the build of QEMU.
+const QEMU: &str = "qemu";
 
 /// How long a missing template is not searched for again.
 const MISSING_TIMEOUT: Duration = Duration::from_secs(1);
@@ -64,7 +68,7 @@ impl Templates {
         let text = |value: &str| value.to_string();
         let inputs = [
             ("image", text(factory.image().id())),
-            ("qemu", qemu),
+            (QEMU, qemu),
             ("kernel arguments", text(factory.kernel_arguments())),
             ("host cpu", host_cpu()),
             ("protocol", PROTOCOL_VERSION.to_string()),
@@ -139,8 +143,12 @@ impl Templates {
             .ok()??;
 
         let state = template.state().to_vec();
+        let memory = TemplateMemory::of(&template)
+            .inspect_err(|error| tracing::warn!(%error, "loading a template failed"))
+            .ok()?;
         let fill = move |ram: &std::fs::File| template.copy_ram_to(ram).map_err(|e| e.to_string());
-        Snapshot::load(factory.machine(spec.shape.clone()), state, fill)
+        let machine = factory.machine(spec.shape.clone());
+        Snapshot::load(machine, state, Some(memory), Vec::new(), fill)
             .inspect_err(|error| tracing::warn!(%error, "loading a template failed"))
             .ok()
     }
@@ -154,11 +162,29 @@ impl Templates {
         factory: &VmFactory,
         spec: &TemplateSpec,
     ) -> Result<Option<File>, String> {
-        let opened = self.store.open(&self.key(factory, spec));
-        let ram = opened
-            .map_err(|e| e.to_string())?
-            .map(|template| template.ram().try_clone());
+        let memory = self.open_memory(factory, spec)?;
+        let ram = memory.map(|memory| memory.needed().file.try_clone());
         ram.transpose().map_err(|e| e.to_string())
+    }
+
+    /// Opens a template's memory. Returns `None` if there is no such template.
+    ///
+    /// # Errors
+    /// A message.
+    pub(super) fn open_memory(
+        &self,
+        factory: &VmFactory,
+        spec: &TemplateSpec,
+    ) -> Result<Option<TemplateMemory>, String> {
+        let opened = self.store.open(&self.key(factory, spec));
+        let template = opened.map_err(|e| e.to_string())?;
+        let memory = template.map(|template| TemplateMemory::of(&template));
+        memory.transpose().map_err(|e| e.to_string())
+    }
+
+    /// Returns the fingerprint of QEMU's program.
+    pub(crate) fn qemu_fingerprint(&self) -> &str {
+        self.inputs.get(QEMU).map_or("", String::as_str)
     }
 
     /// Forgets a template that could not be loaded. The next request opens it again and hashes its files: if they are
@@ -280,7 +306,7 @@ async fn warm_snapshot(
 }
 
 /// Returns the host's processor model: a state that was saved on one may not run on another.
-fn host_cpu() -> String {
+pub(crate) fn host_cpu() -> String {
     let text = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let first_processor = text.lines().take_while(|line| !line.trim().is_empty());
     let relevant = first_processor.filter(|line| {

@@ -75,6 +75,19 @@ impl VmFactory {
         &self.image
     }
 
+    /// Returns the root file system of a machine.
+    ///
+    /// # Errors
+    /// Returns [`ErrorKind::Host`].
+    pub(crate) fn rootfs(&self, machine: &Machine) -> Result<Layer, Error> {
+        if let Some(rootfs) = &machine.rootfs {
+            return Ok(rootfs.clone());
+        }
+        let rootfs = self.image.rootfs();
+        let file = std::fs::File::from(duplicate(rootfs)?);
+        Ok(Layer::new(file, rootfs.sha256()))
+    }
+
     /// Creates the identity of a guest.
     ///
     /// # Errors
@@ -233,9 +246,13 @@ impl VmFactory {
             Error::new(ErrorKind::Host, message)
         })?;
         let layer = machine.shape.layer.as_ref().map(Layer::descriptor);
+        let rootfs = match &machine.rootfs {
+            Some(rootfs) => rootfs.descriptor()?,
+            None => duplicate(self.image.rootfs())?,
+        };
 
         let passed = PassedDescriptors {
-            rootfs: duplicate(self.image.rootfs())?,
+            rootfs,
             layer: layer.transpose()?,
             sockets: guest,
         };

@@ -27,8 +27,18 @@ impl Layer {
             let message = format!("cannot open the layer {}: {e}", path.display());
             Error::new(ErrorKind::Missing, message)
         })?;
+        Ok(Self::new(file, digest))
+    }
+
+    /// Takes an open file. Its content must never change.
+    pub(crate) fn new(file: File, digest: impl Into<String>) -> Self {
         let digest = digest.into();
-        Ok(Self(Arc::new(Inner { file, digest })))
+        Self(Arc::new(Inner { file, digest }))
+    }
+
+    /// Returns the file, open for reading.
+    pub(crate) fn file(&self) -> &File {
+        &self.0.file
     }
 
     /// Returns the digest of the content.

@@ -19,6 +19,8 @@ pub enum SandboxEnd {
     Idle(Duration),
     /// It reached its maximum lifetime.
     Lifetime(Duration),
+    /// Its owner paused it: its state is on disk, with this id.
+    Paused(String),
     /// Its VM was lost or violated the protocol; the value is a diagnosis.
     Lost(String),
 }
@@ -29,6 +31,7 @@ impl std::fmt::Display for SandboxEnd {
             Self::Requested => write!(f, "it was ended by its owner"),
             Self::Idle(time) => write!(f, "it was idle for {time:?} (its idle timeout)"),
             Self::Lifetime(time) => write!(f, "it existed for {time:?} (its maximum lifetime)"),
+            Self::Paused(id) => write!(f, "it was paused; resume it from the saved state {id}"),
             Self::Lost(diagnosis) => write!(f, "its VM was lost: {diagnosis}"),
         }
     }
@@ -52,6 +55,18 @@ struct IdleClock {
     idle_since: Instant,
     idle_timeout: Option<Duration>,
     max_lifetime: Option<Duration>,
+}
+
+/// Whether a sandbox is in use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Activity {
+    /// Operations in progress: programs that a caller follows, and requests.
+    pub operations: usize,
+    /// Connections to exposed ports that are open.
+    pub inbound_connections: usize,
+    /// The time since the last operation ended; since the start, if there was none.
+    pub idle_for: Duration,
 }
 
 /// How long to wait for the reason of an end that has occurred.
@@ -95,6 +110,16 @@ impl SandboxLifetime {
 
     fn clock(&self) -> MutexGuard<'_, IdleClock> {
         self.clock.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Returns whether operations are in progress.
+    pub(crate) fn activity(&self) -> Activity {
+        let clock = self.clock();
+        Activity {
+            operations: clock.active,
+            inbound_connections: 0,
+            idle_for: clock.idle_since.elapsed(),
+        }
     }
 
     /// Keeps the sandbox from being idle.
@@ -242,6 +267,9 @@ impl SandboxLifetime {
 }
 
 fn ended_error(end: &SandboxEnd) -> Error {
-    let message = format!("the sandbox has ended: {end}; start another one");
+    let message = match end {
+        SandboxEnd::Paused(_) => format!("the sandbox has ended: {end}"),
+        _ => format!("the sandbox has ended: {end}; start another one"),
+    };
     Error::new(ErrorKind::Lost, message)
 }

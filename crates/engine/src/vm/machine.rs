@@ -56,7 +56,9 @@ pub(crate) struct Machine {
     pub(crate) accelerator: Accelerator,
     pub(crate) shape: Shape,
     /// Debian's kernel finds devices only by ACPI, fumehood's kernel by its command line.
-    acpi: bool,
+    pub(crate) acpi: bool,
+    /// The root file system of a guest that was saved with another image; none = that of the engine's image.
+    pub(crate) rootfs: Option<Layer>,
 }
 
 /// The numbers of inherited descriptors in QEMU's command line. Those of devices that a machine does not have are not
@@ -77,6 +79,7 @@ impl Machine {
             accelerator,
             shape,
             acpi: image.manifest().kernel.kind == KernelChoice::Debian,
+            rootfs: None,
         }
     }
 
@@ -221,6 +224,7 @@ mod tests {
             accelerator: Accelerator::Tcg,
             shape,
             acpi: false,
+            rootfs: None,
         };
         machine.text()
     }

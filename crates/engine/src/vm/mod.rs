@@ -23,6 +23,6 @@ pub use launcher::{LAUNCHER_BIN, install_launcher};
     allow(unreachable_pub, reason = "exported for tests only")
 )]
 pub use layer_disk::Layer;
-pub use lifetime::SandboxEnd;
+pub use lifetime::{Activity, SandboxEnd};
 pub(crate) use lifetime::{ActivityGuard, SandboxLifetime};
 pub(crate) use machine::{Machine, Shape};

@@ -1,6 +1,6 @@
 //! The configuration of a gateway.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use crate::link::LinkAddresses;
@@ -31,6 +31,13 @@ pub struct GatewayConfig {
 pub struct Connections(pub(super) Vec<FourTuple>);
 
 impl Connections {
+    /// Returns how many of them the host with this address has opened or accepted.
+    #[must_use]
+    pub fn with_remote(&self, remote: IpAddr) -> usize {
+        let of_remote = self.0.iter().filter(|tuple| tuple.remote.ip() == remote);
+        of_remote.count()
+    }
+
     /// Returns the union of these connections and `other`.
     #[must_use]
     pub fn with(mut self, other: Self) -> Self {
@@ -39,4 +46,25 @@ impl Connections {
         self.0.extend(missing);
         self
     }
+
+    /// Returns both ends of each connection, first the guest's: for a state that is written to disk.
+    #[must_use]
+    pub fn endpoints(&self) -> Vec<(SocketAddr, SocketAddr)> {
+        let ends = self.0.iter().map(|tuple| (tuple.guest, tuple.remote));
+        ends.collect()
+    }
+
+    /// Takes the connections of a state that was written to disk. A gateway sends one packet for each.
+    #[must_use]
+    pub fn from_endpoints(ends: impl IntoIterator<Item = (SocketAddr, SocketAddr)>) -> Self {
+        let tuples = ends.into_iter().take(MAX_RESTORED);
+        Self(
+            tuples
+                .map(|(guest, remote)| FourTuple { guest, remote })
+                .collect(),
+        )
+    }
 }
+
+/// Maximum number of connections that are taken from a file: more than a guest can have.
+const MAX_RESTORED: usize = 65_536;

@@ -15,7 +15,8 @@ pub(super) const PLACEHOLDER_PREFIX: &str = "fumehood-secret-";
 pub(crate) struct Secret {
     pub(super) name: String,
     pub(super) placeholder: String,
-    pub(super) value: SecretText,
+    /// None if the guest has a placeholder from an earlier gateway, and this one was not given the value.
+    pub(super) value: Option<SecretText>,
     pub(super) hosts: Vec<String>,
     pub(super) headers: Vec<HeaderName>,
 }
@@ -31,22 +32,38 @@ impl Secret {
     ///
     /// # Errors
     /// Fails if the system provides no random numbers.
+    #[cfg(test)]
     pub(crate) fn new(
         name: String,
         value: SecretText,
         hosts: Vec<String>,
         headers: Vec<HeaderName>,
     ) -> Result<Self, SecretError> {
-        let mut random = [0; 16];
-        getrandom::fill(&mut random).map_err(|_| SecretError::Randomness)?;
-        let digits = random.iter().map(|byte| format!("{byte:02x}"));
+        let placeholder = new_placeholder()?;
         Ok(Self {
-            placeholder: format!("{PLACEHOLDER_PREFIX}{}", digits.collect::<String>()),
             name,
-            value,
+            placeholder,
+            value: Some(value),
             hosts,
             headers,
         })
+    }
+
+    /// Creates a secret whose placeholder the guest has already. Without a value, requests with it are refused.
+    pub(super) fn restored(
+        name: String,
+        placeholder: String,
+        value: Option<SecretText>,
+        hosts: Vec<String>,
+        headers: Vec<HeaderName>,
+    ) -> Self {
+        Self {
+            name,
+            placeholder,
+            value,
+            hosts,
+            headers,
+        }
     }
 
     /// Returns the placeholder, which the guest receives instead of the value.
@@ -57,6 +74,25 @@ impl Secret {
     pub(super) fn is_for(&self, host: &str) -> bool {
         self.hosts.iter().any(|own| own == host)
     }
+}
+
+/// Creates a random placeholder.
+pub(super) fn new_placeholder() -> Result<String, SecretError> {
+    let mut random = [0; 16];
+    getrandom::fill(&mut random).map_err(|_| SecretError::Randomness)?;
+    let digits = random.iter().map(|byte| format!("{byte:02x}"));
+    Ok(format!(
+        "{PLACEHOLDER_PREFIX}{}",
+        digits.collect::<String>()
+    ))
+}
+
+/// Returns whether a text, which comes from a file, is a placeholder.
+pub(super) fn is_placeholder(text: &str) -> bool {
+    let digits = text.strip_prefix(PLACEHOLDER_PREFIX);
+    digits.is_some_and(|digits| {
+        digits.len() == 32 && digits.bytes().all(|byte| byte.is_ascii_hexdigit())
+    })
 }
 
 /// All secrets of a sandbox.
@@ -74,7 +110,7 @@ impl Secrets {
         for host in hosts {
             if !matchers.iter().any(|matcher| matcher.host() == host) {
                 let for_host = secrets.iter().filter(|secret| secret.is_for(host));
-                let values = for_host.map(|secret| &secret.value);
+                let values = for_host.filter_map(|secret| secret.value.as_ref());
                 matchers.push(Arc::new(SecretMatcher::new(host, values)));
             }
         }

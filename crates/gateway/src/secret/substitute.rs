@@ -6,7 +6,7 @@ use hyper::header::{AUTHORIZATION, HeaderMap, HeaderName, HeaderValue};
 use zeroize::Zeroizing;
 
 use super::secrets::{Secret, Secrets};
-use super::value::MAX_VALUE_BYTES;
+use super::value::{MAX_VALUE_BYTES, SecretText};
 use crate::refusal::Refusal;
 
 /// Maximum length of a header with all values in it, in bytes, if each value has the maximum length. A guest may repeat a
@@ -26,7 +26,9 @@ impl Secrets {
         headers: &mut HeaderMap,
     ) -> Result<(), Refusal> {
         for secret in &self.secrets {
-            if !secret.is_for(host) {
+            if secret.value.is_none() {
+                secret.check_unused(host, path, headers)?;
+            } else if !secret.is_for(host) {
                 secret.check_absent(host, path, headers)?;
             } else if is_tls {
                 secret.substitute(headers)?;
@@ -39,12 +41,7 @@ impl Secrets {
 impl Secret {
     /// Refuses a request to another host that contains the placeholder in its head.
     fn check_absent(&self, host: &str, path: &str, headers: &HeaderMap) -> Result<(), Refusal> {
-        let placeholder = &self.placeholder;
-        let contains_placeholder = |(name, value): (&HeaderName, &HeaderValue)| {
-            contains(value.as_bytes(), placeholder)
-                || decode_basic(name, value).is_some_and(|plain| contains(&plain, placeholder))
-        };
-        if !path.contains(placeholder) && !headers.iter().any(contains_placeholder) {
+        if !self.is_in_head(path, headers) {
             return Ok(());
         }
 
@@ -56,6 +53,33 @@ impl Secret {
                  Nothing was sent. To allow it, add {host} to the hosts of the secret {name:?}."
             ),
         ))
+    }
+
+    /// Refuses a request that contains the placeholder of a secret without value.
+    fn check_unused(&self, host: &str, path: &str, headers: &HeaderMap) -> Result<(), Refusal> {
+        if !self.is_in_head(path, headers) {
+            return Ok(());
+        }
+
+        let name = &self.name;
+        Err(Refusal::new(
+            "secret_without_value",
+            format!(
+                "The request to {host} contains the placeholder of the secret {name:?}, which has no value since the \
+                 sandbox was resumed. Nothing was sent. Resume the sandbox with a policy that has the secret {name:?}, \
+                 and give its value."
+            ),
+        ))
+    }
+
+    /// Returns whether the head of a request contains the placeholder.
+    fn is_in_head(&self, path: &str, headers: &HeaderMap) -> bool {
+        let placeholder = &self.placeholder;
+        let contains_placeholder = |(name, value): (&HeaderName, &HeaderValue)| {
+            contains(value.as_bytes(), placeholder)
+                || decode_basic(name, value).is_some_and(|plain| contains(&plain, placeholder))
+        };
+        path.contains(placeholder) || headers.iter().any(contains_placeholder)
     }
 
     fn substitute(&self, headers: &mut HeaderMap) -> Result<(), Refusal> {
@@ -82,7 +106,8 @@ impl Secret {
 
     /// Returns `text` with the value in place of each placeholder.
     fn replace_in(&self, text: &[u8]) -> Result<Zeroizing<Vec<u8>>, Refusal> {
-        let (placeholder, value) = (self.placeholder.as_bytes(), self.value.expose());
+        let placeholder = self.placeholder.as_bytes();
+        let value = self.value.as_ref().map_or("", SecretText::expose);
         let count = text
             .windows(placeholder.len())
             .filter(|window| *window == placeholder)

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use hyper::header::HeaderName;
 
-use super::secrets::{Secret, Secrets};
+use super::secrets::{Secret, Secrets, is_placeholder, new_placeholder};
 use super::value::{SecretError, SecretText};
 use crate::policy::{Policy, SecretName};
 use crate::tls::{Authority, AuthorityError};
@@ -73,34 +73,67 @@ impl Vault {
     /// generated.
     pub fn new(
         policy: &Policy,
-        mut values: BTreeMap<SecretName, SecretValue>,
+        values: BTreeMap<SecretName, SecretValue>,
     ) -> Result<Self, VaultError> {
-        // Match the policy's secrets with the values, one to one.
+        if let Some(rule) = policy
+            .secrets
+            .iter()
+            .find(|rule| !values.contains_key(&rule.name))
+        {
+            return Err(Cause::NoValue(rule.name.clone()).into());
+        }
+        Self::restore(policy, values, &BTreeMap::new())
+    }
+
+    /// Creates the vault of a guest that was resumed and has `placeholders`, by the names of the secrets. They stay valid
+    /// for the new values. Requests with a placeholder whose secret has no value are refused with an explanation. The keys
+    /// are new.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new), except that a secret may be without value.
+    pub fn restore(
+        policy: &Policy,
+        mut values: BTreeMap<SecretName, SecretValue>,
+        placeholders: &BTreeMap<String, String>,
+    ) -> Result<Self, VaultError> {
+        let mut known = placeholders.clone();
+        known.retain(|_, placeholder| is_placeholder(placeholder));
+
+        // Match the policy's secrets with the values and placeholders.
         let mut secrets = Vec::with_capacity(policy.secrets.len());
         for rule in &policy.secrets {
-            let value = values
-                .remove(&rule.name)
-                .ok_or_else(|| Cause::NoValue(rule.name.clone()))?;
             let hosts = rule.hosts.iter().map(ToString::to_string).collect();
             let headers = rule.headers.iter().map(|header| {
                 let name = header.to_string();
                 HeaderName::try_from(&name).map_err(|_| Cause::Header(name))
             });
             let headers = headers.collect::<Result<_, _>>()?;
-            secrets.push(Secret::new(rule.name.to_string(), value.0, hosts, headers)?);
+
+            let (name, value) = (rule.name.to_string(), values.remove(&rule.name));
+            let placeholder = match known.remove(&name) {
+                Some(placeholder) => placeholder,
+                None => new_placeholder()?,
+            };
+            let value = value.map(|value| value.0);
+            secrets.push(Secret::restored(name, placeholder, value, hosts, headers));
         }
         if let Some(name) = values.into_keys().next() {
             return Err(Cause::NoSecret(name).into());
         }
 
-        let names = policy.secrets.iter().map(|rule| rule.name.to_string());
+        // The guest gets variables for all secrets that it had or has.
+        let forgotten = known.into_iter().map(|(name, placeholder)| {
+            Secret::restored(name, placeholder, None, Vec::new(), Vec::new())
+        });
+        secrets.extend(forgotten);
         let placeholders = secrets
             .iter()
-            .map(|secret| secret.placeholder().to_string());
-        let placeholders = names.zip(placeholders).collect();
+            .map(|secret| (secret.name.clone(), secret.placeholder().to_owned()));
+        let placeholders = placeholders.collect();
 
         // Keys are only generated if TLS is terminated for some host.
-        let terminates_tls = policy.rules.iter().any(|rule| rule.terminate) || !secrets.is_empty();
+        let terminates_tls =
+            policy.rules.iter().any(|rule| rule.terminate) || !policy.secrets.is_empty();
         let authority = if terminates_tls {
             Some(Authority::new().map_err(Cause::from)?)
         } else {

@@ -186,7 +186,7 @@ impl ArtifactCache {
     }
 }
 
-pub(super) fn private_directory() -> DirBuilder {
+pub(crate) fn private_directory() -> DirBuilder {
     let mut builder = DirBuilder::new();
     builder.mode(0o700);
     builder

@@ -24,6 +24,7 @@ pub(crate) enum ArtifactKind {
     Template,
     HotImage,
     Layer,
+    SavedState,
 }
 
 /// Returns whether this can be the name of an entry.
@@ -63,6 +64,19 @@ impl CacheEntry {
                 handle,
             })),
         }
+    }
+
+    /// Duplicates the handle.
+    pub(crate) fn reopen(&self) -> Result<Self, Error> {
+        Ok(Self {
+            name: self.name.clone(),
+            kind: self.kind,
+            path: self.path.clone(),
+            handle: self
+                .handle
+                .try_clone()
+                .map_err(Error::io("open", &self.path))?,
+        })
     }
 
     pub(crate) fn name(&self) -> &str {
@@ -115,6 +129,12 @@ impl CacheEntry {
             ArtifactKind::HotImage => Error::DamagedHotImage { part, path, reason },
             ArtifactKind::Layer => Error::DamagedLayer {
                 digest: self.name.clone(),
+                part,
+                path,
+                reason,
+            },
+            ArtifactKind::SavedState => Error::DamagedState {
+                id: self.name.clone(),
                 part,
                 path,
                 reason,

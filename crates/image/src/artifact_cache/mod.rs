@@ -14,7 +14,7 @@ mod prune;
 mod report;
 mod staging;
 
-pub(crate) use self::cache::ArtifactCache;
+pub(crate) use self::cache::{ArtifactCache, private_directory};
 pub(crate) use self::entry::{ArtifactKind, CacheEntry, is_digest};
 pub(crate) use self::lock::Lock;
 pub use self::report::PruneReport;

@@ -20,7 +20,7 @@ impl std::ops::AddAssign for PruneReport {
 
 impl PruneReport {
     /// Counts one removal, or logs its failure.
-    pub(super) fn add(&mut self, bytes: u64, result: Result<(), Error>) {
+    pub(crate) fn add(&mut self, bytes: u64, result: Result<(), Error>) {
         match result {
             Ok(()) => {
                 self.removed += 1;

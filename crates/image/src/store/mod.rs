@@ -15,7 +15,7 @@ mod work_dir;
 
 pub(crate) use self::durability::{replace_file, sync_directory, sync_file};
 pub(crate) use self::identity::{
-    IDENTITY_FILE, Identities, Identity, parse_identities, save_identities,
+    IDENTITY_FILE, Identities, Identity, load_identities, parse_identities, save_identities,
 };
 pub use self::image::{Image, ImageFile};
 pub use self::image_store::{ImageSummary, Store};

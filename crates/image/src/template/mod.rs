@@ -23,5 +23,11 @@ pub use self::summary::TemplateSummary;
 pub use self::templates::{TEMPLATES_BYTES, Templates};
 pub use self::writer::TemplateWriter;
 
+/// Returns the digest of a template's memory: see [`TemplateManifest::ram_sha256`].
+pub(crate) fn memory_digest(ram: &std::fs::File) -> std::io::Result<String> {
+    let bytes = ram.metadata()?.len();
+    memory::hash(ram, bytes).map(|digest| digest.sha256)
+}
+
 #[cfg(test)]
 mod tests;

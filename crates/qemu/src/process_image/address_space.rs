@@ -8,7 +8,7 @@ use fumehood_sys::host::{CONTINUATION_BYTES, CONTINUATION_START};
 
 use super::image_error::ImageError;
 use super::saved_file::SavedFile;
-use crate::guest_memory::{PAGE, is_private, read_pagemap};
+use crate::guest_memory::{GuestRange, PAGE, is_private, read_pagemap};
 
 /// The index of the file with changed pages.
 pub(super) const PAGES: usize = 0;
@@ -73,6 +73,28 @@ impl Area {
     const fn is_of_continuation(&self) -> bool {
         self.start >= CONTINUATION_START && self.end <= CONTINUATION_START + CONTINUATION_BYTES
     }
+
+    /// Returns the part of it between two addresses.
+    fn part(&self, start: u64, end: u64) -> Option<Self> {
+        let (start, end) = (start.max(self.start), end.min(self.end));
+        (start < end).then(|| Self {
+            start,
+            end,
+            offset: self.offset + (start - self.start),
+            ..self.clone()
+        })
+    }
+}
+
+/// A part of a guest's memory that continued processes map from a file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct GuestMapping {
+    /// The offset in the guest's memory and in the file, in bytes.
+    pub offset: u64,
+    /// The size in bytes.
+    pub bytes: u64,
+    /// The index among the files of [`ProcessToSave::base`](super::ProcessToSave::base); none = empty memory.
+    pub file: Option<usize>,
 }
 
 /// Copies the memory of a stopped process: pages that it has changed to a file, others by reference to their files.
@@ -86,6 +108,10 @@ pub(super) struct AddressSpaceWriter<'a> {
     pub(super) pages: &'a File,
     /// All files, by their indexes.
     pub(super) files: Vec<SavedFile>,
+    /// Files that are not available later: all of their pages are copied.
+    pub(super) copied: &'a [SavedFile],
+    /// What is mapped in place of the guest's memory, if that is saved elsewhere.
+    pub(super) guest: Option<(GuestRange, Vec<Mapping>)>,
     /// Size of the changed pages so far, in bytes.
     pub(super) written: u64,
 }
@@ -104,9 +130,34 @@ impl AddressSpaceWriter<'_> {
                 let previous = mappings.last().map_or(0, Mapping::end);
                 mappings.extend(room_for_stack(&area, previous));
             }
-            self.copy_area(&area, &mut mappings)?;
+            self.copy_around_guest(&area, &mut mappings)?;
         }
         Ok(mappings)
+    }
+
+    /// Copies an area without the part of it that is the guest's, if that is saved elsewhere.
+    fn copy_around_guest(
+        &mut self,
+        area: &Area,
+        mappings: &mut Vec<Mapping>,
+    ) -> Result<(), ImageError> {
+        let Some((range, _)) = self.guest else {
+            return self.copy_area(area, mappings);
+        };
+
+        if let Some(before) = area.part(0, range.start) {
+            self.copy_area(&before, mappings)?;
+        }
+        if area.part(range.start, range.end()).is_some()
+            && let Some((_, guest)) = &mut self.guest
+        {
+            // Once, where the first part of it is.
+            mappings.append(guest);
+        }
+        match area.part(range.end(), u64::MAX) {
+            Some(after) => self.copy_area(&after, mappings),
+            None => Ok(()),
+        }
     }
 
     fn copy_area(&mut self, area: &Area, mappings: &mut Vec<Mapping>) -> Result<(), ImageError> {
@@ -117,11 +168,13 @@ impl AddressSpaceWriter<'_> {
             )));
         }
 
+        let is_copied = area.inode != 0 && self.copied.iter().any(|file| is_of(area, file));
         let file = match area.inode {
             0 => None,
+            _ if is_copied => None,
             _ => Some(self.find_file(area)?),
         };
-        let changed = self.changed_pages(area, file.is_none())?;
+        let changed = self.changed_pages(area, file.is_none(), is_copied)?;
 
         // Runs of changed pages alternate with runs of unchanged ones.
         let mut page = 0;
@@ -154,14 +207,17 @@ impl AddressSpaceWriter<'_> {
         Ok(())
     }
 
-    /// Returns for each page whether it must be copied. Zeros in memory of no file need not.
+    /// Returns for each page whether it must be copied: if it is private, or all of them are. Zeros in memory of no file
+    /// need not.
     fn changed_pages(
         &self,
         area: &Area,
         is_empty_elsewhere: bool,
+        all: bool,
     ) -> Result<Vec<bool>, ImageError> {
         let entries = read_pagemap(&self.pagemap, area.start, area.end - area.start)?;
-        let mut changed: Vec<bool> = entries.iter().map(|entry| is_private(*entry)).collect();
+        let is_changed = |entry: &u64| all || is_private(*entry);
+        let mut changed: Vec<bool> = entries.iter().map(is_changed).collect();
 
         if is_empty_elsewhere {
             let mut page = [0; PAGE];
@@ -197,16 +253,7 @@ impl AddressSpaceWriter<'_> {
 
     /// Returns the index of the file of a mapping, which is opened if it is new.
     fn find_file(&mut self, area: &Area) -> Result<usize, ImageError> {
-        // A continued process has no root in which paths are complete; some file systems report another device.
-        let relative = area.name.trim_start_matches('/');
-        let is_same = |file: &SavedFile| {
-            let has_path = file
-                .path
-                .as_deref()
-                .is_some_and(|path| path.ends_with(relative));
-            file.inode == area.inode && (has_path || file.device == area.device)
-        };
-        if let Some(known) = self.files.iter().position(is_same) {
+        if let Some(known) = self.files.iter().position(|file| is_of(area, file)) {
             return Ok(known);
         }
 
@@ -220,6 +267,17 @@ impl AddressSpaceWriter<'_> {
         self.files.push(opened);
         Ok(self.files.len() - 1)
     }
+}
+
+/// Returns whether an area is a mapping of this file.
+fn is_of(area: &Area, file: &SavedFile) -> bool {
+    // A continued process has no root in which paths are complete; some file systems report another device.
+    let relative = area.name.trim_start_matches('/');
+    let has_path = file
+        .path
+        .as_deref()
+        .is_some_and(|path| path.ends_with(relative));
+    file.inode == area.inode && (has_path || file.device == area.device)
 }
 
 /// Returns the ranges of a process's memory that it has written to, as far as its image has files for them.
@@ -312,6 +370,19 @@ mod tests {
         assert!(area(end - PAGE_BYTES, end).is_of_continuation());
         assert!(!area(end - PAGE_BYTES, end + PAGE_BYTES).is_of_continuation());
         assert!(!area(CONTINUATION_START - PAGE_BYTES, end).is_of_continuation());
+    }
+
+    #[test]
+    fn an_area_is_cut_at_the_guests_memory() {
+        let area = Area::parse("1000-5000 rw-p 00002000 00:01 5 /f").unwrap();
+        let part = |start, end| {
+            let part = area.part(start, end)?;
+            Some((part.start, part.end, part.offset))
+        };
+        assert_eq!(part(0, 0x2000), Some((0x1000, 0x2000, 0x2000)));
+        assert_eq!(part(0x3000, u64::MAX), Some((0x3000, 0x5000, 0x4000)));
+        assert_eq!(part(0x5000, u64::MAX), None);
+        assert_eq!(part(0, 0x1000), None);
     }
 
     #[test]

@@ -10,6 +10,7 @@ mod descriptors;
 mod saved_file;
 mod image_error;
 
+pub use address_space::GuestMapping;
 pub use descriptors::DescriptorIdentity;
 pub use image_error::ImageError;
 pub use saved_file::SavedFile;

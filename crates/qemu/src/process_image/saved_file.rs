@@ -1,6 +1,6 @@
 use std::fs::File;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -37,6 +37,28 @@ impl SavedFile {
             file: Arc::new(OwnedFd::from(file)),
             path,
         })
+    }
+
+    /// Returns whether this is the same file as another one.
+    #[must_use]
+    pub fn is_same(&self, other: &File) -> bool {
+        let device = |device| (rustix::fs::major(device), rustix::fs::minor(device));
+        other.metadata().is_ok_and(|metadata| {
+            (metadata.ino(), device(metadata.dev())) == (self.inode, self.device)
+        })
+    }
+
+    /// Returns the path by which the file can be opened again, if it has one.
+    #[must_use]
+    pub fn find_path(&self) -> Option<PathBuf> {
+        if let Some(path) = &self.path {
+            return Some(path.clone());
+        }
+        let link = format!("/proc/self/fd/{}", self.file.as_raw_fd());
+        let path = std::fs::read_link(link).ok()?;
+        // A file that was removed, or that is in memory, has a name that leads nowhere or to another file.
+        let found = File::open(&path).ok()?;
+        self.is_same(&found).then_some(path)
     }
 
     /// Returns a duplicate of its descriptor.

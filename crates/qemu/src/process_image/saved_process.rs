@@ -1,5 +1,6 @@
 use std::fs::File;
 use std::io::{self, Write};
+use std::ops::Range;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
@@ -8,7 +9,7 @@ use std::time::{Duration, Instant};
 use fumehood_launcher::{IMAGE_VERSION, Mapping, ProcessImage};
 use fumehood_sys::host::{MemoryLayout, StopError, StoppedProcess, kernel_mappings, memory_file};
 
-use super::address_space::{AddressSpaceWriter, PAGES, written_pages};
+use super::address_space::{AddressSpaceWriter, GuestMapping, PAGES, written_pages};
 use super::descriptors::{DescriptorIdentity, read_descriptors};
 use super::image_error::ImageError;
 use super::saved_file::SavedFile;
@@ -36,6 +37,11 @@ pub struct ProcessToSave<'a> {
     /// The files that it may map besides programs and libraries: the memory that its guest was restored from, or the files
     /// of the image that it continued from. Pages that it has not changed are not copied.
     pub base: &'a [SavedFile],
+    /// Files that it may map and that are not available later: their pages are copied.
+    pub copied: &'a [SavedFile],
+    /// Where continued processes find the guest's memory, in order and without gaps. None = its changed pages are copied
+    /// like those of QEMU.
+    pub guest: Option<&'a [GuestMapping]>,
 }
 
 /// A process image, from which any number of processes continue. Cheap to clone.
@@ -62,6 +68,8 @@ impl SavedProcess {
             pid,
             guest_memory,
             base,
+            copied,
+            guest,
             ..
         } = process;
         let mut stopped = stop(pid)?;
@@ -78,6 +86,8 @@ impl SavedProcess {
             pagemap: File::open(format!("/proc/{pid}/pagemap"))?,
             pages: &pages,
             files,
+            copied,
+            guest: guest.map(|parts| (guest_memory, guest_layout(guest_memory, parts))),
             written: 0,
         };
         let mappings = writer.copy(&maps)?;
@@ -149,31 +159,60 @@ impl SavedProcess {
     /// # Errors
     /// The error of the operating system.
     pub fn copy_guest_memory(&self, to: &File) -> io::Result<()> {
-        let range = self.0.guest_memory;
-        let is_of_guest =
-            |mapping: &&Mapping| mapping.address < range.end() && mapping.end() > range.start;
+        self.read_guest_memory(
+            |_| true,
+            |offset, run| write_run(to, run, offset, true).map(drop),
+        )
+    }
 
+    /// Passes the guest's memory in the files for which `is_wanted` is true to `each`, with its offsets in increasing order.
+    ///
+    /// # Errors
+    /// The error of the operating system or of `each`.
+    pub fn read_guest_memory(
+        &self,
+        is_wanted: impl Fn(&SavedFile) -> bool,
+        mut each: impl FnMut(u64, &[u8]) -> io::Result<()>,
+    ) -> io::Result<()> {
         let mut buffer = vec![0; COPY_BYTES];
-        for mapping in self.0.image.mappings.iter().filter(is_of_guest) {
-            // Memory of no file is empty.
-            let Some(file) = mapping.file.map(|index| &self.0.files[index]) else {
+        for (range, mapping, file) in self.guest_mappings() {
+            if !is_wanted(file) {
                 continue;
-            };
-            let file = file.try_clone()?;
-            let start = mapping.address.max(range.start);
-            let end = mapping.end().min(range.end());
+            }
 
-            let mut at = start;
-            while at < end {
+            let file = file.try_clone()?;
+            let mut at = range.start;
+            while at < range.end {
                 let size =
-                    usize::try_from(end - at).map_or(COPY_BYTES, |left| left.min(COPY_BYTES));
+                    usize::try_from(range.end - at).map_or(COPY_BYTES, |left| left.min(COPY_BYTES));
                 let part = &mut buffer[..size];
                 file.read_exact_at(part, mapping.offset + (at - mapping.address))?;
-                write_run(to, part, at - range.start, true)?;
+                each(at - self.0.guest_memory.start, part)?;
                 at += size as u64;
             }
         }
         Ok(())
+    }
+
+    /// Returns the ranges of the guest's memory, as offsets, that are in files for which `is_wanted` is true.
+    #[must_use]
+    pub fn guest_ranges(&self, is_wanted: impl Fn(&SavedFile) -> bool) -> Vec<Range<u64>> {
+        let start = self.0.guest_memory.start;
+        let wanted = self.guest_mappings().filter(|(_, _, file)| is_wanted(file));
+        wanted
+            .map(|(range, ..)| range.start - start..range.end - start)
+            .collect()
+    }
+
+    /// Returns the mappings of the guest's memory that have a file, with the part of their addresses that is the guest's.
+    /// Memory of no file is empty.
+    fn guest_mappings(&self) -> impl Iterator<Item = (Range<u64>, &Mapping, &SavedFile)> {
+        let guest = self.0.guest_memory;
+        self.0.image.mappings.iter().filter_map(move |mapping| {
+            let range = mapping.address.max(guest.start)..mapping.end().min(guest.end());
+            let file = &self.0.files[mapping.file?];
+            (range.start < range.end).then_some((range, mapping, file))
+        })
     }
 
     /// Returns the files that its mappings refer to: changed pages, and then others.
@@ -197,6 +236,19 @@ impl SavedProcess {
     pub(crate) fn file_descriptors(&self) -> impl Iterator<Item = &OwnedFd> {
         self.0.files.iter().map(|file| &*file.file)
     }
+}
+
+/// Returns the mappings in place of a guest's memory. The files of the base come after that of the changed pages.
+fn guest_layout(range: GuestRange, parts: &[GuestMapping]) -> Vec<Mapping> {
+    const READ_AND_WRITE: u32 = 3;
+    let mapping = |part: &GuestMapping| Mapping {
+        address: range.start + part.offset,
+        bytes: part.bytes,
+        protection: READ_AND_WRITE,
+        file: part.file.map(|index| PAGES + 1 + index),
+        offset: part.file.map_or(0, |_| part.offset),
+    };
+    parts.iter().map(mapping).collect()
 }
 
 /// Stops a process as soon as all of its threads wait.

@@ -6,15 +6,18 @@ use std::sync::{Arc, Mutex};
 use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::http::header::{
-    ACCEPT_RANGES, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, IF_RANGE, RANGE,
+    ACCEPT_RANGES, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, IF_RANGE, RANGE, TRAILER,
     X_CONTENT_TYPE_OPTIONS,
 };
-use axum::http::{HeaderMap, HeaderValue, StatusCode};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use bytes::{Bytes, BytesMut};
-use fumehood_engine::{FileInfo, FileKind, FileReader, Files, WriteOptions};
-use futures_util::stream;
+use fumehood_engine::{FileInfo, FileKind, FileReader, Files, SkippedFiles, WriteOptions};
+use futures_util::{StreamExt, stream};
+use http_body_util::StreamBody;
+use hyper::body::Frame;
 use serde::Deserialize;
+use tokio::sync::mpsc;
 use tokio_util::io::StreamReader;
 use utoipa::IntoParams;
 
@@ -47,7 +50,7 @@ pub(super) async fn download(
     Query(PathQuery { path }): Query<PathQuery>,
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
-    let sandbox = service.sandbox(&owner, &id)?;
+    let sandbox = service.sandbox(&owner, &id).await?;
     let files = sandbox.engine_sandbox().files();
 
     // Ranges need a known size; without one, the whole file is sent.
@@ -254,7 +257,7 @@ pub(super) async fn upload(
     Query(query): Query<UploadQuery>,
     request: Request,
 ) -> Result<axum::Json<FileResponse>, ApiError> {
-    let sandbox = service.sandbox(&owner, &id)?;
+    let sandbox = service.sandbox(&owner, &id).await?;
     let size = request.headers().get(CONTENT_LENGTH);
     let size = size.and_then(|len| len.to_str().ok()?.parse().ok());
 
@@ -326,6 +329,134 @@ fn bounded_stream(
     })
 }
 
+/// The chunks of an archive in flight: at most 64 KiB each.
+const ARCHIVE_CHUNKS: usize = 16;
+
+/// The trailer that ends a complete archive: the number of files that were left out, and the first of them, as JSON.
+const SKIPPED_TRAILER: HeaderName = HeaderName::from_static("fumehood-skipped");
+
+/// The length of that trailer, in bytes, at most. Clients accept some 16 KiB of trailers.
+const MAX_SKIPPED_BYTES: usize = 8 * 1024;
+
+/// Download a directory with its content, as a tar stream
+///
+/// The guest writes the stream: a reader must expect any content. After a complete stream, the trailer `fumehood-skipped` has
+/// the files that were left out, as JSON in ASCII.
+#[utoipa::path(get, path = "/v1/sandboxes/{id}/files/archive", params(("id" = String, Path), PathQuery), responses(
+    (status = 200, content_type = "application/x-tar", body = Vec<u8>)))]
+pub(super) async fn download_archive(
+    State(service): State<Service>,
+    Caller(owner): Caller,
+    Path(id): Path,
+    Query(PathQuery { path }): Query<PathQuery>,
+) -> Result<Response, ApiError> {
+    let sandbox = service.sandbox(&owner, &id).await?;
+    let files = sandbox.engine_sandbox().files();
+    let (sender, mut chunks) = mpsc::channel(ARCHIVE_CHUNKS);
+    // Dropping the response drops the receiver, which ends the guest's tar.
+    let packing = tokio::spawn(async move { files.pack_dir(&path, sender).await });
+
+    // An error before the first byte is reported by a status.
+    let Some(first) = chunks.recv().await else {
+        let packed = packing.await.map_err(|e| ApiError::internal(&e))?;
+        packed.map_err(|e| sandbox.to_api_error(e))?;
+        return Err(ApiError::invalid("the guest's tar has written nothing"));
+    };
+
+    let state = Some((Some(first), chunks, packing));
+    let frames = stream::unfold(state, |state| async move {
+        let (first, mut chunks, packing) = state?;
+        let chunk = match first {
+            Some(first) => Some(first),
+            None => chunks.recv().await,
+        };
+        if let Some(bytes) = chunk {
+            return Some((Ok(Frame::data(bytes)), Some((None, chunks, packing))));
+        }
+
+        // The headers are sent: an error can only end the body early.
+        let packed = packing.await.map_err(io::Error::other);
+        let skipped = packed.and_then(|packed| packed.map_err(|e| io::Error::other(e.to_string())));
+        Some((
+            skipped.map(|skipped| Frame::trailers(skipped_trailer(skipped))),
+            None,
+        ))
+    });
+
+    let tar = HeaderValue::from_static("application/x-tar");
+    let headers = [
+        (CONTENT_TYPE, tar),
+        (TRAILER, HeaderValue::from(SKIPPED_TRAILER)),
+    ];
+    Ok((headers, Body::new(StreamBody::new(frames))).into_response())
+}
+
+/// Returns the trailer of an archive. Files are left out until it is short enough.
+fn skipped_trailer(mut skipped: SkippedFiles) -> HeaderMap {
+    let value = loop {
+        let text = serde_json::to_string(&skipped).unwrap_or_default();
+        let ascii = ascii_json(&text);
+        if ascii.len() <= MAX_SKIPPED_BYTES || skipped.files.is_empty() {
+            break ascii;
+        }
+        skipped.files.truncate(skipped.files.len() / 2);
+    };
+
+    let mut trailers = HeaderMap::new();
+    if let Ok(value) = HeaderValue::from_str(&value) {
+        trailers.insert(SKIPPED_TRAILER, value);
+    }
+    trailers
+}
+
+/// Returns a JSON text in which everything but printable ASCII is escaped.
+fn ascii_json(text: &str) -> String {
+    let mut ascii = String::with_capacity(text.len());
+    for unit in text.encode_utf16() {
+        match u8::try_from(unit) {
+            Ok(byte @ b' '..=b'~') => ascii.push(char::from(byte)),
+            _ => ascii.push_str(&format!("\\u{unit:04x}")),
+        }
+    }
+    ascii
+}
+
+/// Upload a directory with its content, as a tar stream
+///
+/// The directory is created if it does not exist, and files in it are replaced. The guest unpacks the stream.
+#[utoipa::path(put, path = "/v1/sandboxes/{id}/files/archive", params(("id" = String, Path), PathQuery),
+    request_body(content = Vec<u8>, content_type = "application/x-tar"), responses((status = 204)))]
+pub(super) async fn upload_archive(
+    State(service): State<Service>,
+    Caller(owner): Caller,
+    Path(id): Path,
+    Query(PathQuery { path }): Query<PathQuery>,
+    request: Request,
+) -> Result<StatusCode, ApiError> {
+    let sandbox = service.sandbox(&owner, &id).await?;
+    let files = sandbox.engine_sandbox().files();
+    let (sender, chunks) = mpsc::channel(ARCHIVE_CHUNKS);
+
+    let body_error = Arc::new(Mutex::new(None));
+    let body = bounded_stream(request.into_body(), body_error.clone());
+    let reading = async move {
+        let mut body = Box::pin(body);
+        while let Some(Ok(bytes)) = body.next().await {
+            // A tar that has ended says why.
+            if sender.send(bytes).await.is_err() {
+                break;
+            }
+        }
+    };
+    let ((), unpacked) = tokio::join!(reading, files.unpack_dir(&path, chunks));
+
+    if let Some(error) = lock(&body_error).take() {
+        return Err(error);
+    }
+    unpacked.map_err(|e| sandbox.to_api_error(e))?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -354,6 +485,22 @@ mod tests {
         for ignored in ["bytes=0-1,3-4", "lines=1-2", "bytes=b-a", "bytes=5-2"] {
             assert_eq!(parse(ignored, 10), RequestedRange::All, "{ignored}");
         }
+    }
+
+    #[test]
+    fn the_trailer_of_an_archive_is_short_ascii_json() {
+        let file = |path: &str| serde_json::json!({ "path": path, "reason": "a socket" });
+        let long = "é\u{fffd}\"".repeat(300);
+        let files: Vec<_> = (0..100).map(|_| file(&long)).collect();
+        let skipped = serde_json::json!({ "count": 200, "failed": 1, "files": files });
+        let skipped: SkippedFiles = serde_json::from_value(skipped).unwrap();
+
+        let trailers = skipped_trailer(skipped);
+        let text = trailers[SKIPPED_TRAILER].to_str().unwrap();
+        assert!(text.len() <= MAX_SKIPPED_BYTES);
+        let parsed: SkippedFiles = serde_json::from_str(text).unwrap();
+        assert_eq!((parsed.count, parsed.failed), (200, 1));
+        assert_eq!(parsed.files[0].path, long);
     }
 
     #[test]

@@ -58,7 +58,7 @@ pub(super) async fn stat(
     Path(id): Path,
     Query(query): Query<PathQuery>,
 ) -> Result<axum::Json<FileResponse>, ApiError> {
-    let sandbox = service.sandbox(&owner, &id)?;
+    let sandbox = service.sandbox(&owner, &id).await?;
     let info = sandbox.engine_sandbox().files().stat(&query.path).await;
     let info = info.map_err(|e| sandbox.to_api_error(e))?;
     Ok(axum::Json(info.into()))
@@ -91,7 +91,7 @@ pub(super) async fn list(
         return Err(ApiError::invalid(message));
     }
 
-    let sandbox = service.sandbox(&owner, &id)?;
+    let sandbox = service.sandbox(&owner, &id).await?;
     let files = sandbox.engine_sandbox().files();
     let _charge = service.quota(&owner).wait_for(LISTING_BYTES).await;
     let entries = files.list_recursive(&query.path, depth).await;
@@ -112,7 +112,7 @@ pub(super) async fn make_dir(
     Path(id): Path,
     Json(request): Json<DirectoryRequest>,
 ) -> Result<StatusCode, ApiError> {
-    let sandbox = service.sandbox(&owner, &id)?;
+    let sandbox = service.sandbox(&owner, &id).await?;
     let files = sandbox.engine_sandbox().files();
     let created = files.make_dir(&request.path).await;
     created.map_err(|e| sandbox.to_api_error(e))?;
@@ -127,7 +127,7 @@ pub(super) async fn rename(
     Path(id): Path,
     Json(MoveRequest { from, to, replace }): Json<MoveRequest>,
 ) -> Result<StatusCode, ApiError> {
-    let sandbox = service.sandbox(&owner, &id)?;
+    let sandbox = service.sandbox(&owner, &id).await?;
     let files = sandbox.engine_sandbox().files();
 
     let moved = if replace {
@@ -162,7 +162,7 @@ pub(super) async fn remove(
     Path(id): Path,
     Query(query): Query<RemoveQuery>,
 ) -> Result<StatusCode, ApiError> {
-    let sandbox = service.sandbox(&owner, &id)?;
+    let sandbox = service.sandbox(&owner, &id).await?;
     let files = sandbox.engine_sandbox().files();
 
     let removed = if query.recursive {

@@ -22,10 +22,12 @@ use crate::error::ErrorResponse;
 pub(super) struct Description;
 
 /// Operations whose request body may be empty.
-const OPTIONAL_BODIES: [&str; 3] = [
+const OPTIONAL_BODIES: [&str; 5] = [
     "patch_sandboxes_id",
     "post_sandboxes",
+    "post_sandboxes_id_checkpoints",
     "post_sandboxes_id_fork",
+    "post_sandboxes_id_resume",
 ];
 
 /// Adds operation ids, the error response and the API key to all operations.
@@ -255,6 +257,6 @@ mod tests {
             }
         }
 
-        assert_eq!(count, 38);
+        assert_eq!(count, 43);
     }
 }

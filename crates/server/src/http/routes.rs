@@ -74,16 +74,25 @@ fn api_routes() -> OpenApiRouter<Service> {
             sandboxes::set_timeouts,
             sandboxes::end
         ))
+        .routes(routes!(sandboxes::pause))
+        .routes(routes!(sandboxes::resume))
         .routes(routes!(sandboxes::fork))
         .routes(routes!(sandboxes::create_checkpoint))
         .routes(routes!(sandboxes::list_checkpoints))
-        .routes(routes!(sandboxes::delete_checkpoint))
+        .routes(routes!(
+            sandboxes::get_checkpoint,
+            sandboxes::delete_checkpoint
+        ))
         .routes(routes!(sandboxes::list_processes))
         .routes(routes!(sandboxes::close_context))
         .routes(routes!(sandboxes::install))
         .routes(routes!(sandboxes::expose))
         .routes(routes!(sandboxes::events))
         .routes(routes!(file_content::download, file_content::upload))
+        .routes(routes!(
+            file_content::download_archive,
+            file_content::upload_archive
+        ))
         .routes(routes!(files::stat))
         .routes(routes!(files::list))
         .routes(routes!(files::make_dir))

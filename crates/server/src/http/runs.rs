@@ -43,7 +43,7 @@ pub(super) struct RunsQuery {
     /// Only runs in this state.
     #[param(inline)]
     state: Option<RunState>,
-    /// Only runs in this sandbox.
+    /// Only runs in the sandbox with this id or name.
     sandbox: Option<String>,
     /// The maximum number of runs; 100 by default.
     #[param(minimum = 1, maximum = 1000)]
@@ -72,6 +72,7 @@ pub(super) async fn list(
     let filter = Filter {
         is_over: None,
         sandbox: query.sandbox,
+        name: None,
         before: query.before,
         limit: checked_limit(query.limit)?,
     };

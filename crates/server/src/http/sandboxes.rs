@@ -11,7 +11,8 @@ use super::extract::{Caller, Json, Operator, Path, Query, large_json};
 use super::runs::checked_limit;
 use super::sse::{AfterQuery, EventResponse, archived_stream, event_stream};
 use crate::api::requests::{
-    ForkRequest, InstallRequest, PortRequest, SandboxRequest, TimeoutsRequest,
+    CheckpointRequest, ForkRequest, InstallRequest, PortRequest, ResumeRequest, SandboxRequest,
+    TimeoutsRequest,
 };
 use crate::api::responses::{
     CheckpointListResponse, CheckpointResponse, InstallResponse, OwnedSandboxListResponse,
@@ -29,6 +30,8 @@ pub(super) struct SandboxesQuery {
     /// Only sandboxes in this state.
     #[param(inline)]
     state: Option<SandboxState>,
+    /// Only sandboxes with this name.
+    name: Option<String>,
     /// The maximum number of sandboxes; 100 by default.
     #[param(minimum = 1, maximum = 1000)]
     limit: Option<u32>,
@@ -44,6 +47,7 @@ pub(super) async fn list(
     Query(query): Query<SandboxesQuery>,
 ) -> Result<Response, ApiError> {
     let filter = Filter {
+        name: query.name,
         before: query.before,
         limit: checked_limit(query.limit)?,
         ..Filter::default()
@@ -70,7 +74,7 @@ pub(super) async fn create(
     Ok((StatusCode::CREATED, axum::Json(sandbox.response())))
 }
 
-/// Get a sandbox, running or ended
+/// Get a sandbox, running, paused or ended
 #[utoipa::path(get, path = "/v1/sandboxes/{id}", params(("id" = String, Path)), responses((status = 200, body = SandboxResponse)))]
 pub(super) async fn get(
     State(service): State<Service>,
@@ -104,6 +108,28 @@ pub(super) async fn end(
     Ok(axum::Json(sandbox))
 }
 
+/// Pause a sandbox: save its state on disk, and end its VM
+#[utoipa::path(post, path = "/v1/sandboxes/{id}/pause", params(("id" = String, Path)), responses((status = 200, body = SandboxResponse)))]
+pub(super) async fn pause(
+    State(service): State<Service>,
+    Caller(owner): Caller,
+    Path(id): Path,
+) -> Result<axum::Json<SandboxResponse>, ApiError> {
+    Ok(axum::Json(service.pause_sandbox(&owner, &id).await?))
+}
+
+/// Resume a paused sandbox. Every other call that needs its VM does so, too
+#[utoipa::path(post, path = "/v1/sandboxes/{id}/resume", params(("id" = String, Path)), request_body = ResumeRequest, responses((status = 200, body = SandboxResponse)))]
+pub(super) async fn resume(
+    State(service): State<Service>,
+    Caller(owner): Caller,
+    Path(id): Path,
+    Json(request): Json<ResumeRequest>,
+) -> Result<axum::Json<SandboxResponse>, ApiError> {
+    let sandbox = service.resume_sandbox(&owner, &id, request).await?;
+    Ok(axum::Json(sandbox))
+}
+
 /// Fork a sandbox: start new ones from its current state
 #[utoipa::path(post, path = "/v1/sandboxes/{id}/fork", params(("id" = String, Path)), request_body = ForkRequest, responses((status = 201, body = SandboxListResponse)))]
 pub(super) async fn fork(
@@ -119,13 +145,14 @@ pub(super) async fn fork(
 }
 
 /// Create a checkpoint of a sandbox
-#[utoipa::path(post, path = "/v1/sandboxes/{id}/checkpoints", params(("id" = String, Path)), responses((status = 201, body = CheckpointResponse)))]
+#[utoipa::path(post, path = "/v1/sandboxes/{id}/checkpoints", params(("id" = String, Path)), request_body = CheckpointRequest, responses((status = 201, body = CheckpointResponse)))]
 pub(super) async fn create_checkpoint(
     State(service): State<Service>,
     Caller(owner): Caller,
     Path(id): Path,
+    Json(request): Json<CheckpointRequest>,
 ) -> Result<(StatusCode, axum::Json<CheckpointResponse>), ApiError> {
-    let checkpoint = service.create_checkpoint(&owner, &id).await?;
+    let checkpoint = service.create_checkpoint(&owner, &id, request).await?;
     Ok((StatusCode::CREATED, axum::Json(checkpoint)))
 }
 
@@ -134,9 +161,19 @@ pub(super) async fn create_checkpoint(
 pub(super) async fn list_checkpoints(
     State(service): State<Service>,
     Caller(owner): Caller,
-) -> axum::Json<CheckpointListResponse> {
-    let checkpoints = service.list_checkpoints(&owner);
-    axum::Json(CheckpointListResponse { checkpoints })
+) -> Result<axum::Json<CheckpointListResponse>, ApiError> {
+    let checkpoints = service.list_checkpoints(&owner)?;
+    Ok(axum::Json(CheckpointListResponse { checkpoints }))
+}
+
+/// Get a checkpoint
+#[utoipa::path(get, path = "/v1/checkpoints/{id}", params(("id" = String, Path)), responses((status = 200, body = CheckpointResponse)))]
+pub(super) async fn get_checkpoint(
+    State(service): State<Service>,
+    Caller(owner): Caller,
+    Path(id): Path,
+) -> Result<axum::Json<CheckpointResponse>, ApiError> {
+    Ok(axum::Json(service.find_checkpoint(&owner, &id)?))
 }
 
 /// Delete a checkpoint
@@ -146,7 +183,7 @@ pub(super) async fn delete_checkpoint(
     Caller(owner): Caller,
     Path(id): Path,
 ) -> Result<StatusCode, ApiError> {
-    service.delete_checkpoint(&owner, &id)?;
+    service.delete_checkpoint(&owner, &id).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -157,7 +194,7 @@ pub(super) async fn list_processes(
     Caller(owner): Caller,
     Path(id): Path,
 ) -> Result<axum::Json<ProcessListResponse>, ApiError> {
-    let sandbox = service.sandbox(&owner, &id)?;
+    let sandbox = service.sandbox(&owner, &id).await?;
     let listed = sandbox.engine_sandbox().processes().await;
     let listed = listed.map_err(|e| sandbox.to_api_error(e))?;
     let processes = listed.iter().map(serde_json::to_value);
@@ -172,7 +209,7 @@ pub(super) async fn close_context(
     Caller(owner): Caller,
     axum::extract::Path((id, name)): axum::extract::Path<(String, String)>,
 ) -> Result<StatusCode, ApiError> {
-    let sandbox = service.sandbox(&owner, &id)?;
+    let sandbox = service.sandbox(&owner, &id).await?;
     // A context is closed by its name; the language does not matter.
     let context = sandbox.engine_sandbox().context(name, Language::Python);
     let closed = context.close().await;
@@ -204,7 +241,8 @@ pub(super) async fn expose(
 ) -> Result<(StatusCode, axum::Json<PortResponse>), ApiError> {
     let guest = guest.try_into();
     let guest = guest.map_err(|_| ApiError::invalid("`guest` must be between 1 and 65535"))?;
-    let url = service.expose_port(&owner, &id, PortMapping { host, guest })?;
+    let mapping = PortMapping { host, guest };
+    let url = service.expose_port(&owner, &id, mapping).await?;
     Ok((StatusCode::CREATED, axum::Json(PortResponse { url })))
 }
 
@@ -220,7 +258,7 @@ pub(super) async fn events(
 ) -> Result<Response, ApiError> {
     let after = query.event_id(&headers)?;
     Ok(match service.find_sandbox(&owner, &id)? {
-        SandboxLookup::Running(sandbox) => {
+        SandboxLookup::Living(sandbox) => {
             event_stream(sandbox.subscribe(after), service.quota(&owner))
         }
         SandboxLookup::Ended(sandbox) => archived_stream(after, "ended", &sandbox),
@@ -236,7 +274,7 @@ pub(super) struct OwnerQuery {
     key: Option<String>,
 }
 
-/// List the running sandboxes of all owners, the oldest first
+/// List the sandboxes of all owners that have not ended, the oldest first
 #[utoipa::path(get, path = "/v1/operator/sandboxes", params(OwnerQuery), responses((status = 200, body = OwnedSandboxListResponse)))]
 pub(super) async fn list_all(
     State(service): State<Service>,
@@ -247,7 +285,7 @@ pub(super) async fn list_all(
     Ok(axum::Json(OwnedSandboxListResponse { sandboxes }))
 }
 
-/// End a running sandbox of any owner
+/// End a sandbox of any owner
 #[utoipa::path(delete, path = "/v1/operator/sandboxes/{id}", params(("id" = String, Path)), responses((status = 200, body = SandboxResponse)))]
 pub(super) async fn end_any(
     State(service): State<Service>,

@@ -33,7 +33,7 @@ impl Tools {
         let bytes = file_content(params.text.as_deref(), params.base64.as_deref())?;
         let len = bytes.len();
 
-        let sandbox = self.service.sandbox(&owner, &params.session)?;
+        let sandbox = self.service.sandbox(&owner, &params.session).await?;
         let files = sandbox.engine_sandbox().files();
         let options = WriteOptions {
             parents: true,
@@ -55,7 +55,7 @@ impl Tools {
         context: &RequestContext<RoleServer>,
     ) -> Result<CallToolResult, ApiError> {
         let owner = self.owner(context)?;
-        let sandbox = self.service.sandbox(&owner, &params.session)?;
+        let sandbox = self.service.sandbox(&owner, &params.session).await?;
         let files = sandbox.engine_sandbox().files();
         let to_api_error = |error| sandbox.to_api_error(error);
 
@@ -136,7 +136,7 @@ impl Tools {
         context: &RequestContext<RoleServer>,
     ) -> Result<CallToolResult, ApiError> {
         let owner = self.owner(context)?;
-        let sandbox = self.service.sandbox(&owner, &params.session)?;
+        let sandbox = self.service.sandbox(&owner, &params.session).await?;
         let files = sandbox.engine_sandbox().files();
         let path = params.path.as_deref().unwrap_or(".");
         let listed = files.list_recursive(path, params.depth.unwrap_or(1)).await;

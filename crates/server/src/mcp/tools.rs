@@ -15,7 +15,7 @@ use super::progress::Progress;
 use super::results::{failed, run_result, succeeded};
 use super::sessions::{ClientGone, ResultCharge};
 use crate::api::requests::{
-    NetworkRequest, OneShotRunRequest, SandboxRequest, SandboxRunRequest, Stdin,
+    NetworkRequest, OnIdle, OneShotRunRequest, SandboxRequest, SandboxRunRequest, Stdin,
 };
 use crate::api::responses::SandboxState;
 use crate::error::{ApiError, ApiErrorKind};
@@ -271,8 +271,12 @@ impl Tools {
             () = client_cancelled(context) => return Err(cancelled()),
         };
 
+        let when_idle = match sandbox.on_idle {
+            OnIdle::Pause => "is paused",
+            OnIdle::End => "ends",
+        };
         let text = format!(
-            "Session {} is ready. It ends after {} s without a call.",
+            "Session {} is ready. It {when_idle} after {} s without a call.",
             sandbox.id, sandbox.idle_timeout_s
         );
 
@@ -294,8 +298,12 @@ impl Tools {
             ..Filter::default()
         };
 
-        let running = Some(SandboxState::Running);
-        let sandboxes = self.service.list_sandboxes(&owner, running, filter)?;
+        let filter = Filter {
+            is_over: Some(false),
+            ..filter
+        };
+        let mut sandboxes = self.service.list_sandboxes(&owner, None, filter)?;
+        sandboxes.retain(|one| one.state != SandboxState::Ended);
 
         let lines: Vec<_> = sandboxes
             .iter()

@@ -29,8 +29,13 @@ impl Service {
         drop(runs);
 
         let sandboxes = lock(&self.0.sandboxes);
-        let running = sandboxes.values().filter(|one| is_counted(one.owner()));
-        metrics.set_now("sandboxes", count(running.count()));
+        let counted = || sandboxes.values().filter(|one| is_counted(one.owner()));
+        let running = counted().filter(|one| one.has_vm()).count();
+        metrics.set_now("sandboxes", count(running));
+        metrics.set_now("paused_sandboxes", count(counted().count() - running));
+
+        let saved = counted().filter_map(|one| one.body().saved().map(|saved| saved.bytes));
+        metrics.set_now("paused_bytes", saved.sum());
     }
 
     fn set_memory_figures(&self, metrics: &Metrics) {

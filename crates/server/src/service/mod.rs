@@ -5,13 +5,18 @@
 
 mod authorization;
 mod checkpoints;
+mod idle;
 mod metrics;
 mod operator;
+mod pausing;
+mod recovery;
 mod retention;
 mod revocation;
 mod runs;
 mod sandboxes;
 mod service;
+mod shutdown;
+mod state_quota;
 
 pub(crate) use runs::MAX_LIST_ITEMS;
 pub(crate) use sandboxes::SandboxLookup;

@@ -1,6 +1,5 @@
 //! Operations of operators: list and end the sandboxes of all owners.
 
-use super::sandboxes::end_and_wait;
 use super::service::Service;
 use crate::api::responses::{OwnedSandboxResponse, SandboxResponse};
 use crate::auth::api_keys;
@@ -49,8 +48,9 @@ impl Service {
     pub(crate) async fn end_any_sandbox(&self, id: &str) -> Result<SandboxResponse, ApiError> {
         let running = lock(&self.0.sandboxes).get(id).cloned();
         let sandbox = running.ok_or_else(|| ApiError::not_found("running sandbox", id))?;
-        sandbox.set_end_cause(EndCause::Operator);
-        end_and_wait(&sandbox).await;
-        Ok(self.find_sandbox(sandbox.owner(), id)?.into_response())
+        self.end_and_wait(&sandbox, Some(EndCause::Operator)).await;
+        Ok(self
+            .find_sandbox(sandbox.owner(), sandbox.id())?
+            .into_response())
     }
 }

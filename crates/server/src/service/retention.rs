@@ -44,6 +44,7 @@ impl Service {
                     service.delete_old_records();
                 }
 
+                service.delete_expired_states().await;
                 drop(service);
                 tokio::time::sleep(SWEEP_INTERVAL).await;
             }

@@ -8,6 +8,7 @@ use super::service::Service;
 use crate::auth::api_keys;
 use crate::owner::Owner;
 use crate::state::sandbox_handle::EndCause;
+use crate::storage::saved_checkpoints;
 use crate::sync::lock;
 
 /// How often the server looks for keys that were revoked, by `fumehood keys` for example.
@@ -58,7 +59,30 @@ impl Service {
         };
         for sandbox in sandboxes {
             tracing::info!(sandbox = sandbox.id(), "ended: its key was revoked");
-            tokio::spawn(async move { sandbox.engine_sandbox().end().await });
+            let service = self.clone();
+            tokio::spawn(async move {
+                service
+                    .end_and_wait(&sandbox, Some(EndCause::KeyRevoked))
+                    .await;
+            });
+        }
+
+        self.delete_checkpoints_of(owners);
+    }
+
+    /// Deletes the durable checkpoints of these owners.
+    fn delete_checkpoints_of(&self, owners: &HashSet<Owner>) {
+        if owners.is_empty() {
+            return;
+        }
+
+        // A failure is logged; the next look follows.
+        let saved = saved_checkpoints::list(&self.0.store).unwrap_or_default();
+        for checkpoint in saved.into_iter().filter(|one| owners.contains(&one.owner)) {
+            let service = self.clone();
+            tokio::spawn(async move {
+                let _ = service.delete_saved_checkpoint(&checkpoint).await;
+            });
         }
     }
 }

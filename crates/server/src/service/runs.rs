@@ -5,6 +5,7 @@ use std::sync::Arc;
 use fumehood_engine::{Engine, Retry, Run};
 
 use super::service::Service;
+use crate::api::object_name::ObjectName;
 use crate::api::requests::{OneShotRunRequest, ProcessRequest, SandboxRunRequest, Stdin};
 use crate::api::responses::{RunKind, RunResponse, RunState};
 use crate::error::{ApiError, ApiErrorKind};
@@ -12,7 +13,6 @@ use crate::id::new_id;
 use crate::owner::Owner;
 use crate::state::run_task::{RunSpec, RunTask, write_all_stdin};
 use crate::state::runs::RunLookup;
-use crate::state::sandbox_handle::SandboxHandle;
 use crate::storage::idempotency::{IdempotencyKey, KeyGuard, PriorUse};
 use crate::storage::records::{self, Filter, Table, find, list};
 use crate::sync::lock;
@@ -43,7 +43,7 @@ impl Service {
         spec.detach = request.detach;
         spec.stdin = request.stdin;
 
-        self.start_once(spec, key, || Ok(engine.run(run_request)?))
+        self.start_once(spec, key, async { Ok(|| Ok(engine.run(run_request)?)) })
             .await
     }
 
@@ -59,19 +59,21 @@ impl Service {
         request: SandboxRunRequest,
         key: Option<IdempotencyKey>,
     ) -> Result<RunLookup, ApiError> {
-        let sandbox = self.sandbox_for_run(owner, sandbox_id)?;
-        let mut spec = new_spec(owner, Some(sandbox_id), RunKind::Code)?;
+        // That it has ended is reported only if no earlier run with the same idempotency key exists.
+        let sandbox = self.find_sandbox(owner, sandbox_id)?;
+        let mut spec = new_spec(owner, Some(sandbox.id()), RunKind::Code)?;
         spec.detach = request.detach;
         let run_request = request.to_run_request();
         spec.stdin = request.stdin;
 
-        let start = || {
-            let sandbox = sandbox?;
-            let run = sandbox.engine_sandbox().run(&run_request);
-            run.map_err(|error| sandbox.to_api_error(error))
-        };
-
-        self.start_once(spec, key, start).await
+        self.start_once(spec, key, async {
+            let sandbox = self.use_sandbox(sandbox).await?;
+            Ok(move || {
+                let run = sandbox.engine_sandbox().run(&run_request);
+                run.map_err(|error| sandbox.to_api_error(error))
+            })
+        })
+        .await
     }
 
     /// Starts a program in a sandbox. With an idempotency key that was used for the same request, returns that run.
@@ -85,41 +87,34 @@ impl Service {
         request: ProcessRequest,
         key: Option<IdempotencyKey>,
     ) -> Result<RunLookup, ApiError> {
-        let sandbox = self.sandbox_for_run(owner, sandbox_id)?;
-        let mut spec = new_spec(owner, Some(sandbox_id), RunKind::Process)?;
+        let sandbox = self.find_sandbox(owner, sandbox_id)?;
+        let mut spec = new_spec(owner, Some(sandbox.id()), RunKind::Process)?;
         spec.detach = request.detach;
         spec.has_pty = request.pty.is_some();
         let spawn_request = request.to_spawn_request();
         spec.stdin = request.stdin;
 
-        let start = || {
-            let sandbox = sandbox?;
-            let run = sandbox.engine_sandbox().spawn(&spawn_request);
-            run.map_err(|error| sandbox.to_api_error(error))
-        };
-
-        self.start_once(spec, key, start).await
+        self.start_once(spec, key, async {
+            let sandbox = self.use_sandbox(sandbox).await?;
+            Ok(move || {
+                let run = sandbox.engine_sandbox().spawn(&spawn_request);
+                run.map_err(|error| sandbox.to_api_error(error))
+            })
+        })
+        .await
     }
 
-    /// Looks up a sandbox for a new run. The inner error says that it has ended; it is reported only if no earlier run
-    /// with the same idempotency key exists.
-    fn sandbox_for_run(
-        &self,
-        owner: &Owner,
-        id: &str,
-    ) -> Result<Result<Arc<SandboxHandle>, ApiError>, ApiError> {
-        Ok(self.find_sandbox(owner, id)?.into_running())
-    }
-
-    /// Starts a run, unless its idempotency key was used before.
-    async fn start_once(
+    /// Starts a run, unless its idempotency key was used before. `prepare` does what may take time, such as resuming a
+    /// sandbox, and returns what starts the run at once.
+    async fn start_once<F: FnOnce() -> Result<Run, ApiError>>(
         &self,
         spec: RunSpec,
         key: Option<IdempotencyKey>,
-        start: impl FnOnce() -> Result<Run, ApiError>,
+        prepare: impl Future<Output = Result<F, ApiError>>,
     ) -> Result<RunLookup, ApiError> {
         let Some(key) = key else {
             self.ensure_accepting()?;
+            let start = prepare.await?;
             return Ok(RunLookup::Active(self.start_run(spec, start)?));
         };
 
@@ -131,6 +126,7 @@ impl Service {
         }
 
         self.ensure_accepting()?;
+        let start = prepare.await?;
 
         // The key is recorded first: a run that a killed server has started is never started again.
         guard.record_start(Some(&spec.id))?;
@@ -280,6 +276,10 @@ impl Service {
         mut filter: Filter,
     ) -> Result<Vec<RunResponse>, ApiError> {
         let limit = usize::try_from(filter.limit).unwrap_or(usize::MAX);
+        filter.sandbox = filter
+            .sandbox
+            .map(|sandbox| self.sandbox_id(owner, sandbox));
+
         // The records only know whether a run is over; its exact state is compared below.
         filter.is_over = state.map(RunState::is_over);
         filter.limit = state.map_or(filter.limit, |_| MAX_LIST_ITEMS);
@@ -296,6 +296,16 @@ impl Service {
         let matching = current.filter(|run| state.is_none_or(|state| run.state == state));
 
         Ok(matching.take(limit).collect())
+    }
+
+    /// Returns the id of the sandbox with this id or name. A text that names none stays as it is.
+    fn sandbox_id(&self, owner: &Owner, sandbox: String) -> String {
+        if sandbox.parse::<ObjectName>().is_err() {
+            return sandbox;
+        }
+
+        let found = self.find_sandbox(owner, &sandbox).ok();
+        found.map_or(sandbox, |found| found.id().to_owned())
     }
 
     /// Writes to the standard input of a run, and closes it if `close` is set.

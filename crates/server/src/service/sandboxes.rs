@@ -1,49 +1,63 @@
 //! Operations on sandboxes.
 
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-use fumehood_engine::{Engine, InstalledPackage, Language, Network, PortMapping, Retry, Sandbox};
+use fumehood_engine::{
+    Engine, InstalledPackage, Language, Network, PortMapping, Retry, Sandbox, SandboxEnd,
+};
 use jiff::Timestamp;
 
+use super::idle::IdleWatch;
+use super::pausing::is_end_of_sandbox;
 use super::runs::check_memory_limit;
 use super::service::Service;
-use crate::api::requests::{SandboxRequest, TimeoutsRequest};
+use crate::api::object_name::ObjectName;
+use crate::api::requests::{OnIdle, SandboxRequest, TimeoutsRequest};
 use crate::api::responses::{SandboxResponse, SandboxState};
+use crate::api::timeouts::Timeouts;
 use crate::api::timestamp::format_timestamp;
 use crate::error::{ApiError, ApiErrorKind};
 use crate::id::new_id;
 use crate::owner::Owner;
-use crate::state::sandbox_handle::{Description, EndCause, SandboxHandle, Timeouts};
+use crate::state::sandbox_body::Body;
+use crate::state::sandbox_handle::{Description, EndCause, SandboxHandle};
 use crate::storage::records::{self, Filter, Table, find, list};
 use crate::sync::lock;
-
-/// The maximum length of a sandbox's name, in characters.
-const MAX_NAME_CHARS: usize = 128;
 
 /// A sandbox that was looked up.
 #[derive(Debug)]
 pub(crate) enum SandboxLookup {
-    Running(Arc<SandboxHandle>),
+    /// The sandbox has not ended. It may be paused.
+    Living(Arc<SandboxHandle>),
     /// The sandbox has ended, and only its record is left.
     Ended(Box<SandboxResponse>),
 }
 
 impl SandboxLookup {
+    /// Returns the sandbox's id.
+    pub(crate) fn id(&self) -> &str {
+        match self {
+            Self::Living(sandbox) => sandbox.id(),
+            Self::Ended(response) => &response.id,
+        }
+    }
+
     /// Returns the sandbox as callers see it.
     pub(crate) fn into_response(self) -> SandboxResponse {
         match self {
-            Self::Running(sandbox) => sandbox.response(),
+            Self::Living(sandbox) => sandbox.response(),
             Self::Ended(response) => *response,
         }
     }
 
-    /// Returns the running sandbox.
+    /// Returns the sandbox if it has not ended.
     ///
     /// # Errors
     /// [`ApiErrorKind::Lost`] with the reason if it has ended.
-    pub(crate) fn into_running(self) -> Result<Arc<SandboxHandle>, ApiError> {
+    pub(crate) fn into_living(self) -> Result<Arc<SandboxHandle>, ApiError> {
         match self {
-            Self::Running(sandbox) => Ok(sandbox),
+            Self::Living(sandbox) => Ok(sandbox),
             Self::Ended(response) => {
                 let why = response.ended_why.unwrap_or_default();
                 let message = format!("the sandbox has ended: {why}; start a new one");
@@ -57,20 +71,31 @@ impl SandboxLookup {
     }
 }
 
-/// Counts sandboxes that are being started against their owner's limit, until it is dropped.
+/// The sandboxes that one owner is starting: their number, and the names that they will have.
+#[derive(Debug, Default)]
+pub(crate) struct Starting {
+    count: usize,
+    names: HashSet<ObjectName>,
+}
+
+/// Counts sandboxes that are being started against their owner's limit, and reserves their name, until it is dropped.
 pub(super) struct StartReservation {
     service: Service,
     owner: Owner,
     count: usize,
+    name: Option<ObjectName>,
 }
 
 impl Drop for StartReservation {
     fn drop(&mut self) {
-        let mut starting = lock(&self.service.0.starting);
-        if let Some(count) = starting.get_mut(&self.owner) {
-            *count -= self.count;
-            if *count == 0 {
-                starting.remove(&self.owner);
+        let mut all = lock(&self.service.0.starting);
+        if let Some(starting) = all.get_mut(&self.owner) {
+            starting.count -= self.count;
+            if let Some(name) = &self.name {
+                starting.names.remove(name);
+            }
+            if starting.count == 0 {
+                all.remove(&self.owner);
             }
         }
     }
@@ -88,20 +113,16 @@ impl Service {
     ) -> Result<Arc<SandboxHandle>, ApiError> {
         // Validate the request.
         self.ensure_accepting()?;
-        let timeouts = Timeouts::DEFAULT.updated(request.idle_timeout_s, request.max_lifetime_s)?;
+        let timeouts = self.default_timeouts().updated(request.into())?;
+        if timeouts.on_idle == OnIdle::Pause || timeouts.checkpoint_every_s.is_some() {
+            self.ensure_durable()?;
+        }
+
         let mut description = Description {
             name: request.name.clone(),
             language: request.language,
+            network: request.network.clone(),
         };
-
-        if request
-            .name
-            .as_ref()
-            .is_some_and(|name| name.chars().count() > MAX_NAME_CHARS)
-        {
-            let message = format!("`name` must have at most {MAX_NAME_CHARS} characters");
-            return Err(ApiError::invalid(message));
-        }
 
         if request.language.is_none() && !request.packages.is_empty() {
             let message = "`packages` need a `language`: `python` or `javascript`";
@@ -109,46 +130,64 @@ impl Service {
         }
 
         let network = request.network.as_ref();
-        let network = network
-            .map(|network| self.network(owner, network))
-            .transpose()?;
+        if let Some(network) = network {
+            self.authorize_network(owner, network)?;
+        }
 
         let engine = self.engine()?;
         check_memory_limit(&engine, request.memory_mib)?;
 
         // Start it, from a checkpoint or from the image.
-        let _reservation = self.reserve(owner, 1)?;
+        let _reservation = self.reserve(owner, 1, request.name.as_ref())?;
 
         let sandbox = match &request.checkpoint {
             Some(id) => {
                 check_checkpoint_fields(request)?;
-                let (checkpoint, language) = self.0.checkpoints.find(owner, id)?;
-                description.language = language;
-                engine.open(&checkpoint).await?
+                let origin = self.checkpoint_to_open(owner, id, network).await?;
+                description.language = origin.language;
+                description.network = origin.network;
+                engine.open(&origin.checkpoint).await?
             }
-            None => start_sandbox(&engine, request, network).await?,
+            None => {
+                let network = network.map(|network| self.network(owner, network));
+                start_sandbox(&engine, request, network.transpose()?).await?
+            }
         };
 
         self.adopt(owner, sandbox, description, timeouts)
     }
 
-    /// Reserves the start of `count` sandboxes within the owner's limit.
+    /// Reserves the start of `count` sandboxes within the owner's limit, and the name of one of them.
     ///
     /// # Errors
-    /// [`ApiErrorKind::Busy`] if the limit would be exceeded.
+    /// [`ApiErrorKind::Busy`] if the limit would be exceeded; [`ApiErrorKind::Conflict`] if the name is in use.
     pub(super) fn reserve(
         &self,
         owner: &Owner,
         count: usize,
+        name: Option<&ObjectName>,
     ) -> Result<StartReservation, ApiError> {
         let max = self.max_sandboxes(owner);
+        // Both locks are held, as when a sandbox is registered: it is always in one of the two.
         let all = lock(&self.0.sandboxes);
-        let running = all.values().filter(|one| one.owner() == owner).count();
-        drop(all);
-
         let mut starting = lock(&self.0.starting);
-        let reserved = starting.get(owner).copied().unwrap_or(0);
+        let own = all.values().filter(|one| one.owner() == owner);
+        let running = own.filter(|one| one.has_vm()).count();
+        let own = starting.get(owner);
 
+        if let Some(name) = name {
+            let is_starting = own.is_some_and(|own| own.names.contains(name));
+            let user = find_by_name(&all, owner, name.as_str());
+            match user {
+                Some(sandbox) => return Err(name_conflict(name, sandbox.id())),
+                None if is_starting => {
+                    return Err(name_conflict(name, "a sandbox that is being started"));
+                }
+                None => {}
+            }
+        }
+
+        let reserved = own.map_or(0, |own| own.count);
         if running + reserved + count > max {
             let message = format!(
                 "limit of {max} concurrent sandboxes per key reached ({running} are running); end one first"
@@ -156,12 +195,15 @@ impl Service {
             return Err(ApiError::new(ApiErrorKind::Busy, message));
         }
 
-        starting.insert(owner.clone(), reserved + count);
+        let own = starting.entry(owner.clone()).or_default();
+        own.count += count;
+        own.names.extend(name.cloned());
 
         Ok(StartReservation {
             service: self.clone(),
             owner: owner.clone(),
             count,
+            name: name.cloned(),
         })
     }
 
@@ -174,6 +216,7 @@ impl Service {
         timeouts: Timeouts,
     ) -> Result<Arc<SandboxHandle>, ApiError> {
         let id = new_id("sb").map_err(|e| ApiError::internal(&e))?;
+        let engine_sandbox = sandbox.clone();
         let sandbox = SandboxHandle::new(id, owner, sandbox, description, timeouts);
 
         let recorded = {
@@ -181,7 +224,8 @@ impl Service {
             // Check again under the lock: a shutdown either finds this sandbox, or it ends here.
             self.ensure_accepting()?;
             sandboxes.insert(sandbox.id().to_owned(), sandbox.clone());
-            records::insert_sandbox(&self.0.store, owner, &sandbox.response())
+            let resume = self.resume_record(&sandbox);
+            records::insert_sandbox(&self.0.store, owner, &sandbox.response(), &resume)
         };
 
         if let Err(error) = recorded {
@@ -189,14 +233,15 @@ impl Service {
             return Err(error.into());
         }
 
-        tokio::spawn(self.clone().watch(sandbox.clone()));
+        tokio::spawn(self.clone().watch(sandbox.clone(), engine_sandbox));
 
         Ok(sandbox)
     }
 
-    /// Passes on the network events of a sandbox; when it ends, records why.
-    async fn watch(self, sandbox: Arc<SandboxHandle>) {
-        let mut network = sandbox.engine_sandbox().network_events();
+    /// Passes on the network events of a VM, pauses or ends its sandbox when it is idle, and records its end.
+    pub(super) async fn watch(self, handle: Arc<SandboxHandle>, sandbox: Sandbox) {
+        let mut network = sandbox.network_events();
+        let mut idle = IdleWatch::new(&sandbox);
         let end = loop {
             let event = async {
                 match &mut network {
@@ -207,64 +252,107 @@ impl Service {
 
             tokio::select! {
                 event = event => match event {
-                    Some(event) => sandbox.emit("network", &event),
+                    Some(event) => handle.emit("network", &event),
                     None => network = None,
                 },
-                end = sandbox.engine_sandbox().wait() => break end,
+                end = sandbox.wait() => break end,
+                () = tokio::time::sleep_until(idle.next_check()) => {
+                    self.check_idle(&handle, &sandbox, &mut idle);
+                }
             }
         };
 
-        let (ended, why) = sandbox.end_reason(&end);
+        // The state of a paused sandbox is on disk: the sandbox continues from it.
+        if is_end_of_sandbox(&end) {
+            let (ended, why) = handle.end_reason(&end);
+            self.finish(&handle, ended, why);
+        }
+    }
 
+    /// Records the end of a sandbox, and forgets it.
+    fn finish(&self, handle: &Arc<SandboxHandle>, ended: &str, why: String) {
         let response = SandboxResponse {
             state: SandboxState::Ended,
             ended_at: Some(format_timestamp(Timestamp::now())),
             ended: Some(ended.into()),
             ended_why: Some(why),
+            paused_at: None,
+            state_bytes: None,
             urls: Vec::new(),
-            ..sandbox.response()
+            ..handle.response()
         };
 
         // The record is updated before the sandbox is removed, so that a lookup finds one of both.
         records::update(
             &self.0.store,
             Table::Sandboxes,
-            sandbox.id(),
+            handle.id(),
             "ended",
             &response,
         );
-        lock(&self.0.sandboxes).remove(sandbox.id());
+        lock(&self.0.sandboxes).remove(handle.id());
+        *handle.body() = Body::Ended;
 
-        sandbox.close_events("ended", &response);
-        self.0
-            .metrics
-            .record_sandbox_end(sandbox.owner(), &response);
+        handle.close_events("ended", &response);
+        self.0.metrics.record_sandbox_end(handle.owner(), &response);
         self.0.capacity_freed.notify_waiters();
+
+        let (service, handle) = (self.clone(), handle.clone());
+        tokio::spawn(async move { service.delete_automatic_checkpoint(&handle).await });
     }
 
-    /// Returns a sandbox of this owner, or the record of one that has ended.
+    /// Records the end of a sandbox that has no VM.
+    pub(super) fn finish_as(&self, handle: &Arc<SandboxHandle>, cause: EndCause) {
+        let (ended, why) = cause.reason();
+        self.finish(handle, ended, why);
+    }
+
+    /// Ends a paused sandbox, and deletes its state. Returns `false` if it is not paused.
+    pub(super) async fn end_paused(
+        &self,
+        handle: &Arc<SandboxHandle>,
+        ended: &str,
+        why: String,
+    ) -> bool {
+        let saved = {
+            let mut body = handle.body();
+            let Body::Paused(saved) = &*body else {
+                return false;
+            };
+            let saved = saved.clone();
+            *body = Body::Ended;
+            saved
+        };
+
+        // If the server is killed in between, its successor deletes the state.
+        self.finish(handle, ended, why);
+        self.delete_state(&saved.state).await;
+        true
+    }
+
+    /// Returns the sandbox of this owner with this id or name, or the record of one that has ended. A name means the one
+    /// that has not ended, or else the newest.
     ///
     /// # Errors
     /// [`ApiErrorKind::NotFound`] if there is none, or it belongs to another owner.
     pub(crate) fn find_sandbox(&self, owner: &Owner, id: &str) -> Result<SandboxLookup, ApiError> {
-        let running = lock(&self.0.sandboxes).get(id).cloned();
-        if let Some(sandbox) = running.filter(|sandbox| sandbox.owner() == owner) {
-            return Ok(SandboxLookup::Running(sandbox));
+        let running = {
+            let all = lock(&self.0.sandboxes);
+            let with_id = all.get(id).filter(|sandbox| sandbox.owner() == owner);
+            with_id.or_else(|| find_by_name(&all, owner, id)).cloned()
+        };
+        if let Some(sandbox) = running {
+            return Ok(SandboxLookup::Living(sandbox));
         }
 
-        let ended = find(&self.0.store, Table::Sandboxes, owner, id)?;
+        let ended = if id.parse::<ObjectName>().is_ok() {
+            records::find_sandbox_by_name(&self.0.store, owner, id)?
+        } else {
+            find(&self.0.store, Table::Sandboxes, owner, id)?
+        };
         ended
             .map(|response| SandboxLookup::Ended(Box::new(response)))
             .ok_or_else(|| ApiError::not_found("sandbox", id))
-    }
-
-    /// Returns a running sandbox of this owner.
-    ///
-    /// # Errors
-    /// [`ApiErrorKind::NotFound`] if there is none, or it belongs to another owner; [`ApiErrorKind::Lost`] with the
-    /// reason if it has ended.
-    pub fn sandbox(&self, owner: &Owner, id: &str) -> Result<Arc<SandboxHandle>, ApiError> {
-        self.find_sandbox(owner, id)?.into_running()
     }
 
     /// Returns the sandboxes of this owner, the newest first.
@@ -277,7 +365,9 @@ impl Service {
         state: Option<SandboxState>,
         mut filter: Filter,
     ) -> Result<Vec<SandboxResponse>, ApiError> {
-        filter.is_over = state.map(|state| state == SandboxState::Ended);
+        filter.is_over = state
+            .map(|state| state == SandboxState::Ended)
+            .or(filter.is_over);
         let recorded: Vec<SandboxResponse> = list(&self.0.store, Table::Sandboxes, owner, &filter)?;
 
         let running = lock(&self.0.sandboxes);
@@ -303,11 +393,14 @@ impl Service {
         id: &str,
         request: &TimeoutsRequest,
     ) -> Result<SandboxResponse, ApiError> {
-        let sandbox = self.sandbox(owner, id)?;
-        let timeouts = sandbox
-            .timeouts()
-            .updated(request.idle_timeout_s, request.max_lifetime_s)?;
+        let sandbox = self.find_sandbox(owner, id)?.into_living()?;
+        let timeouts = sandbox.timeouts().updated(request.into())?;
+        if request.on_idle == Some(OnIdle::Pause) {
+            self.ensure_durable()?;
+        }
+
         sandbox.set_timeouts(timeouts);
+        self.record_sandbox(&sandbox);
         Ok(sandbox.response())
     }
 
@@ -316,22 +409,53 @@ impl Service {
     /// # Errors
     /// [`ApiErrorKind::NotFound`] if there is none, or it belongs to another owner.
     pub async fn end_sandbox(&self, owner: &Owner, id: &str) -> Result<SandboxResponse, ApiError> {
-        if let SandboxLookup::Running(sandbox) = self.find_sandbox(owner, id)? {
-            end_and_wait(&sandbox).await;
-        }
+        let sandbox = match self.find_sandbox(owner, id)? {
+            SandboxLookup::Living(sandbox) => sandbox,
+            SandboxLookup::Ended(response) => return Ok(*response),
+        };
 
-        Ok(self.find_sandbox(owner, id)?.into_response())
+        self.end_and_wait(&sandbox, None).await;
+
+        // By its id: a new sandbox may have its name already.
+        Ok(self.find_sandbox(owner, sandbox.id())?.into_response())
     }
 
-    pub(super) async fn end_all_sandboxes(&self) {
-        let all: Vec<_> = lock(&self.0.sandboxes).values().cloned().collect();
-        let tasks = all.into_iter().map(|sandbox| {
-            sandbox.set_end_cause(EndCause::ServerStopped);
-            tokio::spawn(async move { end_and_wait(&sandbox).await })
-        });
+    /// Ends a sandbox, running or paused, and waits until the end is recorded. `cause` is that of another party than its
+    /// owner.
+    pub(super) async fn end_and_wait(&self, handle: &Arc<SandboxHandle>, cause: Option<EndCause>) {
+        let (ended, why) = match &cause {
+            Some(cause) => cause.reason(),
+            None => ("requested", SandboxEnd::Requested.to_string()),
+        };
 
-        for task in tasks.collect::<Vec<_>>() {
-            let _ = task.await;
+        loop {
+            if self.end_paused(handle, ended, why.clone()).await {
+                return;
+            }
+
+            let transition = match &*handle.body() {
+                Body::Pausing(_, transition) | Body::Resuming(_, transition) => {
+                    Err(transition.clone())
+                }
+                Body::Running(running) => Ok(running.sandbox.clone()),
+                Body::Ended => return,
+                Body::Paused(_) => continue,
+            };
+
+            match transition {
+                // Whether it succeeds or not: the sandbox ends afterwards.
+                Err(transition) => drop(transition.wait().await),
+                Ok(sandbox) => {
+                    if let Some(cause) = cause {
+                        handle.set_end_cause(cause);
+                    }
+                    // The event log is closed once the end is recorded.
+                    let mut events = handle.subscribe(u64::MAX);
+                    sandbox.end().await;
+                    while events.next().await.is_some() {}
+                    return;
+                }
+            }
         }
     }
 
@@ -346,7 +470,7 @@ impl Service {
         language: Language,
         packages: &[String],
     ) -> Result<Vec<InstalledPackage>, ApiError> {
-        let sandbox = self.sandbox(owner, id)?;
+        let sandbox = self.sandbox(owner, id).await?;
         let installed = sandbox.engine_sandbox().install(language, packages).await;
         installed.map_err(|error| sandbox.to_api_error(error))
     }
@@ -356,27 +480,38 @@ impl Service {
     /// # Errors
     /// As [`sandbox`](Self::sandbox), [`ApiErrorKind::Invalid`], and [`ApiErrorKind::Forbidden`] if the owner may not
     /// choose the host port.
-    pub fn expose_port(
+    pub async fn expose_port(
         &self,
         owner: &Owner,
         id: &str,
         port: PortMapping,
     ) -> Result<String, ApiError> {
-        let sandbox = self.sandbox(owner, id)?;
         self.authorize_port(owner, port)?;
+        let sandbox = self.sandbox(owner, id).await?;
         let url = sandbox.engine_sandbox().expose(port);
         let url = url.map_err(|error| sandbox.to_api_error(error))?;
-        sandbox.add_url(url.clone());
+        sandbox.add_port(port, url.clone());
+        self.record_sandbox(sandbox.handle());
         Ok(url)
     }
 }
 
-/// Ends a sandbox, and waits until the end is recorded.
-pub(super) async fn end_and_wait(sandbox: &SandboxHandle) {
-    // The event log is closed once the end is recorded.
-    let mut events = sandbox.subscribe(u64::MAX);
-    sandbox.engine_sandbox().end().await;
-    while events.next().await.is_some() {}
+/// Returns the sandbox of an owner with this name.
+fn find_by_name<'a>(
+    all: &'a HashMap<String, Arc<SandboxHandle>>,
+    owner: &Owner,
+    name: &str,
+) -> Option<&'a Arc<SandboxHandle>> {
+    all.values().find(|sandbox| {
+        sandbox.owner() == owner && sandbox.name().is_some_and(|own| own.as_str() == name)
+    })
+}
+
+fn name_conflict(name: &ObjectName, user: &str) -> ApiError {
+    let message = format!(
+        "the name `{name}` is in use by {user}; use that sandbox, end it first, or choose another name"
+    );
+    ApiError::new(ApiErrorKind::Conflict, message)
 }
 
 async fn start_sandbox(
@@ -409,7 +544,6 @@ fn check_checkpoint_fields(request: &SandboxRequest) -> Result<(), ApiError> {
     let fields = [
         ("language", request.language.is_some()),
         ("memory_mib", request.memory_mib.is_some()),
-        ("network", request.network.is_some()),
         ("packages", !request.packages.is_empty()),
         ("refresh_packages", request.refresh_packages),
     ];
@@ -419,5 +553,28 @@ fn check_checkpoint_fields(request: &SandboxRequest) -> Result<(), ApiError> {
         Some((name, _)) => Err(ApiError::invalid(format!(
             "`{name}` cannot be set together with `checkpoint`, which already determines it"
         ))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::service::Settings;
+
+    #[tokio::test]
+    async fn a_name_is_reserved_once_while_its_sandbox_starts() {
+        let none = || Engine::start(fumehood_engine::Config::default());
+        let service = Service::open_in_memory(none, Settings::default()).unwrap();
+        let (owner, name) = (Owner::key("one"), "box".parse().unwrap());
+
+        let reservation = service.reserve(&owner, 1, Some(&name)).unwrap();
+        let error = service.reserve(&owner, 1, Some(&name)).err().unwrap();
+        assert_eq!(error.kind, ApiErrorKind::Conflict);
+        let others = service.reserve(&Owner::key("other"), 1, Some(&name));
+        assert!(others.is_ok());
+
+        drop((reservation, others));
+        assert!(lock(&service.0.starting).is_empty());
+        assert!(service.reserve(&owner, 1, Some(&name)).is_ok());
     }
 }

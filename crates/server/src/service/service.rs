@@ -11,19 +11,23 @@ use fumehood_engine::{ConnectionBudget, Engine, Error, Limits};
 use tokio::sync::{Notify, Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 
+use super::sandboxes::Starting;
+use crate::api::requests::OnIdle;
 use crate::auth::api_keys::KeyCache;
 use crate::auth::rate_limit::RateLimiter;
 use crate::error::{ApiError, ApiErrorKind};
+use crate::id::new_id;
 use crate::owner::Owner;
 use crate::state::checkpoints::Checkpoints;
 use crate::state::memory_budget::{MemoryBudget, Quota};
 use crate::state::metrics::MetricsByOwner;
 use crate::state::revocations::Revocations;
 use crate::state::runs::RunTable;
+use crate::state::sandbox_body::SavedBody;
 use crate::state::sandbox_handle::SandboxHandle;
 use crate::storage::database::{Store, StoreError};
 use crate::storage::idempotency::KeyLocks;
-use crate::storage::records;
+use crate::storage::resume;
 use crate::sync::lock;
 
 /// The settings of a service.
@@ -40,8 +44,17 @@ pub struct Settings {
     pub drain_timeout: Duration,
     /// Concurrent runs of one key.
     pub max_runs_per_key: usize,
-    /// Concurrent sandboxes of one key.
+    /// Concurrent running sandboxes of one key.
     pub max_sandboxes_per_key: usize,
+    /// What happens to idle sandboxes that do not say it themselves. A state in memory ends them.
+    pub on_idle: OnIdle,
+    /// The paused sandboxes and durable checkpoints of one key.
+    pub max_states_per_key: u64,
+    /// The disk space of the paused sandboxes and durable checkpoints of one key, in bytes. Once it is reached, no more are
+    /// saved.
+    pub max_state_bytes_per_key: u64,
+    /// How long a paused sandbox and a durable checkpoint are kept, in days.
+    pub max_state_days: u64,
     /// The longest timeout that a run may ask for, in seconds. It must be the engine's limit `timeout_s`.
     pub max_timeout_s: u64,
     /// Concurrent connections, lookups and listeners of all VMs with a network; those of one key have a quarter. Each takes
@@ -64,6 +77,10 @@ impl Default for Settings {
             drain_timeout: Duration::from_secs(20),
             max_runs_per_key: 32,
             max_sandboxes_per_key: 32,
+            on_idle: OnIdle::Pause,
+            max_states_per_key: 64,
+            max_state_bytes_per_key: 16 * GIB,
+            max_state_days: 30,
             max_timeout_s: Limits::default().timeout_s,
             max_vm_connections: DEFAULT_VM_CONNECTIONS,
             max_network_limits: MAX_KEY_LIMITS,
@@ -123,8 +140,14 @@ pub(crate) struct Inner {
     pub(crate) revocations: Revocations,
     pub(crate) runs: Mutex<RunTable>,
     pub(crate) sandboxes: Mutex<HashMap<String, Arc<SandboxHandle>>>,
-    /// How many sandboxes each owner is starting.
-    pub(crate) starting: Mutex<HashMap<Owner, usize>>,
+    /// The last checkpoints that the server has saved of running sandboxes on its own, by the sandboxes' ids.
+    pub(crate) automatic: Mutex<HashMap<String, SavedBody>>,
+    /// Identifies the state: saved states carry it in their labels.
+    pub(crate) server_id: String,
+    /// Whether the state is on disk, so that a later server finds it.
+    pub(crate) is_durable: bool,
+    /// What each owner is starting.
+    pub(crate) starting: Mutex<HashMap<Owner, Starting>>,
     pub(crate) checkpoints: Checkpoints,
     draining: watch::Sender<bool>,
     /// Cancelled to end the MCP sessions.
@@ -173,8 +196,9 @@ impl Service {
         settings: Settings,
     ) -> Result<Self, StoreError> {
         let store = Store::open_serving(&settings.state)?;
-        records::mark_lost(&store)?;
-        Ok(Self::with(start_engine, store, settings))
+        let service = Self::with(start_engine, store, settings, true)?;
+        service.recover()?;
+        Ok(service)
     }
 
     /// Opens a service whose state is only in memory.
@@ -185,14 +209,17 @@ impl Service {
         start_engine: impl Fn() -> Result<Engine, Error> + Send + Sync + 'static,
         settings: Settings,
     ) -> Result<Self, StoreError> {
-        Ok(Self::with(start_engine, Store::in_memory()?, settings))
+        Self::with(start_engine, Store::in_memory()?, settings, false)
     }
 
     fn with(
         start_engine: impl Fn() -> Result<Engine, Error> + Send + Sync + 'static,
         store: Store,
         settings: Settings,
-    ) -> Self {
+        is_durable: bool,
+    ) -> Result<Self, StoreError> {
+        let new_id = new_id("srv").unwrap_or_default();
+        let server_id = resume::server_id(&store, &new_id)?;
         let service = Self(Arc::new(Inner {
             start_engine: Box::new(start_engine),
             engine: Mutex::new(EngineState::NotStarted),
@@ -211,6 +238,9 @@ impl Service {
             runs: Mutex::default(),
             sandboxes: Mutex::default(),
             starting: Mutex::default(),
+            automatic: Mutex::default(),
+            server_id,
+            is_durable,
             checkpoints: Checkpoints::default(),
             draining: watch::Sender::new(false),
             shutdown_token: CancellationToken::new(),
@@ -224,7 +254,7 @@ impl Service {
         service.start_retention();
         service.start_revocation();
 
-        service
+        Ok(service)
     }
 
     /// Returns the engine, and starts it if it does not run yet.
@@ -312,11 +342,11 @@ impl Service {
         done.await.map_err(|error| ApiError::internal(&error))
     }
 
-    /// Whether there is no request, no active run, no sandbox and no checkpoint.
+    /// Whether there is no request, no active run, no running sandbox and no checkpoint in memory.
     fn is_idle(&self) -> bool {
         let inner = &self.0;
         inner.requests.load(Ordering::Relaxed) == 0
-            && lock(&inner.sandboxes).is_empty()
+            && lock(&inner.sandboxes).values().all(|one| !one.has_vm())
             && lock(&inner.starting).is_empty()
             && inner.checkpoints.is_empty()
             && lock(&inner.runs).active().next().is_none()
@@ -344,7 +374,8 @@ impl Service {
         }
     }
 
-    /// Shuts the service down: it accepts no new work, waits for runs, cancels those that remain, and ends all sandboxes.
+    /// Shuts the service down: it accepts no new work, waits for runs, cancels those that remain, and pauses all sandboxes.
+    /// Those that cannot be paused within the drain timeout are ended.
     pub async fn drain(&self) {
         self.0.draining.send_replace(true);
 
@@ -359,7 +390,7 @@ impl Service {
         }
 
         self.0.shutdown_token.cancel();
-        self.end_all_sandboxes().await;
+        self.pause_all_sandboxes(timeout).await;
         self.0.checkpoints.clear();
     }
 

@@ -5,6 +5,7 @@ use std::sync::Mutex;
 
 use fumehood_engine::{Checkpoint, Language};
 
+use crate::api::requests::NetworkRequest;
 use crate::api::responses::CheckpointResponse;
 use crate::error::{ApiError, ApiErrorKind};
 use crate::owner::Owner;
@@ -18,6 +19,7 @@ struct StoredCheckpoint {
     owner: Owner,
     response: CheckpointResponse,
     checkpoint: Checkpoint,
+    network: Option<NetworkRequest>,
 }
 
 /// The checkpoints of all owners, by their ids.
@@ -25,7 +27,7 @@ struct StoredCheckpoint {
 pub(crate) struct Checkpoints(Mutex<BTreeMap<String, StoredCheckpoint>>);
 
 impl Checkpoints {
-    /// Returns a checkpoint of this owner, with the language that its sandbox was started for.
+    /// Returns a checkpoint of this owner, with the language and the network that its sandbox was started for.
     ///
     /// # Errors
     /// [`ApiErrorKind::NotFound`] if there is none, or it belongs to another owner.
@@ -33,10 +35,13 @@ impl Checkpoints {
         &self,
         owner: &Owner,
         id: &str,
-    ) -> Result<(Checkpoint, Option<Language>), ApiError> {
+    ) -> Result<(Checkpoint, Option<Language>, Option<NetworkRequest>), ApiError> {
         let all = lock(&self.0);
         let stored = all.get(id).filter(|stored| stored.owner == *owner);
-        let checkpoint = stored.map(|stored| (stored.checkpoint.clone(), stored.response.language));
+        let checkpoint = stored.map(|stored| {
+            let (language, network) = (stored.response.language, stored.network.clone());
+            (stored.checkpoint.clone(), language, network)
+        });
         checkpoint.ok_or_else(|| ApiError::not_found("checkpoint", id))
     }
 
@@ -62,15 +67,28 @@ impl Checkpoints {
         owner: Owner,
         response: CheckpointResponse,
         checkpoint: Checkpoint,
+        network: Option<NetworkRequest>,
     ) {
         let id = response.id.clone();
         let stored = StoredCheckpoint {
             owner,
             response,
             checkpoint,
+            network,
         };
 
         lock(&self.0).insert(id, stored);
+    }
+
+    /// Returns a checkpoint of this owner as callers see it.
+    ///
+    /// # Errors
+    /// [`ApiErrorKind::NotFound`] as for [`find`](Self::find).
+    pub(crate) fn response(&self, owner: &Owner, id: &str) -> Result<CheckpointResponse, ApiError> {
+        let all = lock(&self.0);
+        let stored = all.get(id).filter(|stored| stored.owner == *owner);
+        let response = stored.map(|stored| stored.response.clone());
+        response.ok_or_else(|| ApiError::not_found("checkpoint", id))
     }
 
     /// Returns the checkpoints of this owner, the newest first.

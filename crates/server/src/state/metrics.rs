@@ -21,6 +21,16 @@ const REQUEST_SECONDS: [f64; 12] = [
     0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 30.0,
 ];
 
+/// The bounds of the histograms of pauses and resumes, in seconds.
+const PAUSE_SECONDS: [f64; 10] = [0.03, 0.06, 0.12, 0.25, 0.4, 1.0, 2.5, 5.0, 10.0, 30.0];
+
+/// A change of a sandbox that is counted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum PauseStep {
+    Pause,
+    Resume,
+}
+
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct RequestLabels {
     method: String,
@@ -82,6 +92,13 @@ impl MetricsByOwner {
         self.record(Some(owner), |metrics| metrics.record_run_end(run));
     }
 
+    /// Counts a pause or a resume, and how long it took.
+    pub(crate) fn record_pause(&self, owner: &Owner, step: PauseStep, is_ok: bool, took: Duration) {
+        self.record(Some(owner), |metrics| {
+            metrics.record_pause(step, is_ok, took)
+        });
+    }
+
     /// Counts a sandbox that has ended.
     pub(crate) fn record_sandbox_end(&self, owner: &Owner, sandbox: &SandboxResponse) {
         self.record(Some(owner), |metrics| metrics.record_sandbox_end(sandbox));
@@ -96,6 +113,9 @@ pub(crate) struct Metrics {
     request_seconds: Histogram,
     runs_ended: Family<ByLabel, Counter>,
     sandboxes_ended: Family<ByLabel, Counter>,
+    pauses: Family<ByLabel, Counter>,
+    pause_seconds: Histogram,
+    resume_seconds: Histogram,
     vms: Family<ByLabel, Gauge>,
     now: Family<ByLabel, Gauge>,
 }
@@ -107,6 +127,9 @@ impl Default for Metrics {
         let request_seconds = Histogram::new(REQUEST_SECONDS);
         let runs_ended = Family::default();
         let sandboxes_ended = Family::default();
+        let pauses = Family::default();
+        let pause_seconds = Histogram::new(PAUSE_SECONDS);
+        let resume_seconds = Histogram::new(PAUSE_SECONDS);
         let vms = Family::default();
         let now = Family::default();
 
@@ -122,6 +145,21 @@ impl Default for Metrics {
             "Sandboxes ended, by reason",
             sandboxes_ended.clone(),
         );
+        registry.register(
+            "pauses",
+            "Pauses and resumes of sandboxes, and those that failed",
+            pauses.clone(),
+        );
+        registry.register(
+            "pause_seconds",
+            "Time to pause a sandbox, in seconds",
+            pause_seconds.clone(),
+        );
+        registry.register(
+            "resume_seconds",
+            "Time to resume a sandbox, in seconds",
+            resume_seconds.clone(),
+        );
         registry.register("vms", "VMs since the start, by origin", vms.clone());
         registry.register("now", "Current values, by name", now.clone());
 
@@ -131,6 +169,9 @@ impl Default for Metrics {
             request_seconds,
             runs_ended,
             sandboxes_ended,
+            pauses,
+            pause_seconds,
+            resume_seconds,
             vms,
             now,
         }
@@ -158,6 +199,19 @@ impl Metrics {
 
     fn record_sandbox_end(&self, sandbox: &SandboxResponse) {
         count_end(&self.sandboxes_ended, sandbox.ended.clone());
+    }
+
+    fn record_pause(&self, step: PauseStep, is_ok: bool, took: Duration) {
+        let (by, seconds) = match (step, is_ok) {
+            (PauseStep::Pause, true) => ("pause", Some(&self.pause_seconds)),
+            (PauseStep::Pause, false) => ("failed_pause", None),
+            (PauseStep::Resume, true) => ("resume", Some(&self.resume_seconds)),
+            (PauseStep::Resume, false) => ("failed_resume", None),
+        };
+        count_end(&self.pauses, Some(by.to_owned()));
+        if let Some(seconds) = seconds {
+            seconds.observe(took.as_secs_f64());
+        }
     }
 
     /// Sets a current value.

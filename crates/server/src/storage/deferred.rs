@@ -16,6 +16,8 @@ pub(super) struct Change {
     pub(super) state: String,
     /// The new record, as JSON.
     pub(super) json: String,
+    /// For a sandbox: what a later server needs to resume it, as JSON; none = as before.
+    pub(super) resume: Option<String>,
 }
 
 impl Change {
@@ -25,6 +27,12 @@ impl Change {
         connection
             .prepare_cached(&update)?
             .execute(params![self.state, self.json, self.id])?;
+
+        if let Some(resume) = &self.resume {
+            connection
+                .prepare_cached("UPDATE sandboxes SET resume = ? WHERE id = ?")?
+                .execute(params![resume, self.id])?;
+        }
         Ok(())
     }
 }

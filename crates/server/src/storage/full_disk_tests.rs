@@ -9,6 +9,7 @@ use serde_json::json;
 
 use super::database::{Store, StoreError};
 use super::records::{self, Filter, Table};
+use super::resume::ResumeRecord;
 use crate::api::responses::{SandboxResponse, SandboxState};
 use crate::auth::api_keys::{self, KeyCache};
 use crate::owner::Owner;
@@ -95,7 +96,7 @@ fn keys_are_revoked_on_a_full_disk_beside_a_server_and_without_one() {
 
     // A server starts, too.
     let server = Store::open_serving(&disk.state()).unwrap();
-    records::mark_lost(&server).unwrap();
+    records::mark_runs_lost(&server).unwrap();
     assert!(!is_valid(&server, &tokens[2]));
     assert!(is_valid(&server, &tokens[3]));
 }
@@ -115,7 +116,7 @@ fn an_end_that_a_full_disk_delays_is_reported_at_once_and_written_later() {
     let store = Store::open_serving(&disk.state()).unwrap();
     let owner = Owner::local();
     let mut sandbox = running_sandbox("sb_1");
-    records::insert_sandbox(&store, &owner, &sandbox).unwrap();
+    records::insert_sandbox(&store, &owner, &sandbox, &ResumeRecord::new_running()).unwrap();
 
     disk.fill();
     sandbox.state = SandboxState::Ended;

@@ -7,6 +7,8 @@ mod deferred;
 pub(crate) mod idempotency;
 mod quota;
 pub(crate) mod records;
+pub(crate) mod resume;
+pub(crate) mod saved_checkpoints;
 mod reserve;
 mod schema;
 mod table;

@@ -8,8 +8,9 @@ use serde::{Deserialize, Serialize};
 use super::database::{Store, StoreError};
 use super::deferred::Change;
 use super::quota::{Kind, trim};
+use super::resume::ResumeRecord;
 pub(crate) use super::table::Table;
-use crate::api::responses::{RunOutcome, RunResponse, RunState, SandboxResponse, SandboxState};
+use crate::api::responses::{RunOutcome, RunResponse, RunState, SandboxResponse};
 use crate::api::timestamp::format_timestamp;
 use crate::error::ApiError;
 use crate::owner::Owner;
@@ -52,11 +53,13 @@ pub(crate) fn insert_sandbox(
     store: &Store,
     owner: &Owner,
     sandbox: &SandboxResponse,
+    resume: &ResumeRecord,
 ) -> Result<(), StoreError> {
-    let json = to_json(sandbox);
+    let (json, resume) = (to_json(sandbox), to_json(resume));
     store.write(|c| {
-        let insert = "INSERT INTO sandboxes (id, owner, state, created_ms, view) VALUES (?, ?, 'running', ?, ?)";
-        let values = params![sandbox.id, owner.as_str(), now_ms(), json];
+        let insert = "INSERT INTO sandboxes (id, owner, state, created_ms, view, resume) VALUES (?, ?, ?, ?, ?, ?)";
+        let state = sandbox.state.as_str();
+        let values = params![sandbox.id, owner.as_str(), state, now_ms(), json, resume];
         c.prepare_cached(insert)?.execute(values)?;
         let quota = Kind::Sandboxes.quota();
         trim(c, Kind::Sandboxes, quota, owner.as_str(), &sandbox.id)
@@ -71,6 +74,18 @@ pub(crate) fn update(store: &Store, table: Table, id: &str, state: &str, object:
         id: id.to_owned(),
         state: state.to_owned(),
         json: to_json(object),
+        resume: None,
+    });
+}
+
+/// Updates the record of a sandbox that has not ended, as [`update`] does, with what a later server needs to resume it.
+pub(crate) fn update_sandbox(store: &Store, sandbox: &SandboxResponse, resume: &ResumeRecord) {
+    store.change(Change {
+        table: Table::Sandboxes,
+        id: sandbox.id.clone(),
+        state: sandbox.state.as_str().to_owned(),
+        json: to_json(sandbox),
+        resume: Some(to_json(resume)),
     });
 }
 
@@ -93,6 +108,26 @@ pub(crate) fn find<R: DeserializeOwned>(
     Ok(current.and_then(|json| parse(&json)))
 }
 
+/// Returns the record of the newest sandbox of this owner with this name.
+pub(crate) fn find_sandbox_by_name(
+    store: &Store,
+    owner: &Owner,
+    name: &str,
+) -> Result<Option<SandboxResponse>, StoreError> {
+    let found: Option<(String, String)> = store.read(|c| {
+        let select =
+            "SELECT id, view FROM sandboxes WHERE owner = ? AND name = ? ORDER BY id DESC LIMIT 1";
+        c.prepare_cached(select)?
+            .query_row(params![owner.as_str(), name], |row| {
+                Ok((row.get(0)?, row.get(1)?))
+            })
+            .optional()
+    })?;
+
+    let current = found.map(|(id, json)| store.deferred_json(&id).unwrap_or(json));
+    Ok(current.and_then(|json| parse(&json)))
+}
+
 /// Which records a list contains.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Filter {
@@ -100,6 +135,8 @@ pub(crate) struct Filter {
     pub(crate) is_over: Option<bool>,
     /// Only the runs in this sandbox.
     pub(crate) sandbox: Option<String>,
+    /// Only the sandboxes with this name.
+    pub(crate) name: Option<String>,
     /// Only those that were started before the one with this id.
     pub(crate) before: Option<String>,
     pub(crate) limit: u32,
@@ -112,14 +149,15 @@ pub(crate) fn list<R: DeserializeOwned>(
     owner: &Owner,
     filter: &Filter,
 ) -> Result<Vec<R>, StoreError> {
-    let sandbox = match table {
-        Table::Runs => "sandbox",
-        Table::Sandboxes => "NULL",
+    let (sandbox, name) = match table {
+        Table::Runs => ("sandbox", "NULL"),
+        Table::Sandboxes => ("NULL", "name"),
     };
 
     let select = format!(
         "SELECT id, view FROM {} WHERE owner = ?1 AND (?2 IS NULL OR (state IN ('ended', 'failed')) = ?2)
-         AND (?3 IS NULL OR {sandbox} = ?3) AND (?4 IS NULL OR id < ?4) ORDER BY id DESC LIMIT ?5",
+         AND (?3 IS NULL OR {sandbox} = ?3) AND (?4 IS NULL OR id < ?4) AND (?6 IS NULL OR {name} = ?6)
+         ORDER BY id DESC LIMIT ?5",
         table.name()
     );
 
@@ -130,7 +168,8 @@ pub(crate) fn list<R: DeserializeOwned>(
             filter.is_over,
             filter.sandbox,
             filter.before,
-            filter.limit
+            filter.limit,
+            filter.name
         ];
 
         let records = select.query_map(values, |row| Ok((row.get(0)?, row.get(1)?)))?;
@@ -143,19 +182,15 @@ pub(crate) fn list<R: DeserializeOwned>(
     Ok(records.collect())
 }
 
-/// Records that the runs and sandboxes of an earlier server are lost: their VMs died with it.
-pub(crate) fn mark_lost(store: &Store) -> Result<(), StoreError> {
-    let (runs, sandboxes) = store.read(|c| {
+/// Records that the runs of an earlier server are lost: their programs are no longer followed.
+pub(crate) fn mark_runs_lost(store: &Store) -> Result<(), StoreError> {
+    let runs = store.read(|c| {
         let runs = "SELECT view FROM runs WHERE state NOT IN ('ended', 'failed')";
-        let sandboxes = "SELECT view FROM sandboxes WHERE state != 'ended'";
-        let runs: Vec<RunResponse> = select_all(c, runs)?;
-        let sandboxes: Vec<SandboxResponse> = select_all(c, sandboxes)?;
-        Ok((runs, sandboxes))
+        select_all::<RunResponse>(c, runs)
     })?;
 
-    if !runs.is_empty() || !sandboxes.is_empty() {
-        let (runs, sandboxes) = (runs.len(), sandboxes.len());
-        tracing::warn!(runs, sandboxes, "lost by a server that was killed");
+    if !runs.is_empty() {
+        tracing::warn!(runs = runs.len(), "lost by a server that was killed");
     }
 
     let at = format_timestamp(Timestamp::now());
@@ -167,16 +202,35 @@ pub(crate) fn mark_lost(store: &Store) -> Result<(), StoreError> {
         update(store, Table::Runs, &run.id, "ended", &run);
     }
 
-    for mut sandbox in sandboxes {
-        sandbox.state = SandboxState::Ended;
-        sandbox.ended_at = Some(at.clone());
-        sandbox.ended = Some("server_lost".into());
-        sandbox.ended_why = Some("the server stopped, and the VM with it".into());
-        sandbox.urls.clear();
-        update(store, Table::Sandboxes, &sandbox.id, "ended", &sandbox);
-    }
-
     Ok(())
+}
+
+/// The record of a sandbox that may be resumed.
+#[derive(Debug)]
+pub(crate) struct SandboxRecord {
+    pub(crate) owner: Owner,
+    pub(crate) view: SandboxResponse,
+    pub(crate) resume: Option<ResumeRecord>,
+}
+
+/// Returns the records of the sandboxes that have not ended, or that an earlier start has reported as lost.
+pub(crate) fn resumable_sandboxes(store: &Store) -> Result<Vec<SandboxRecord>, StoreError> {
+    let rows: Vec<(String, String, Option<String>)> = store.read(|c| {
+        let select = "SELECT owner, view, resume FROM sandboxes WHERE state != 'ended'
+            OR (resume IS NOT NULL AND json_extract(view, '$.ended') = 'server_lost')";
+        let mut select = c.prepare(select)?;
+        let rows = select.query_map([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?;
+        rows.collect()
+    })?;
+
+    let records = rows.into_iter().filter_map(|(owner, view, resume)| {
+        Some(SandboxRecord {
+            owner: Owner::from_record(&owner),
+            view: parse(&view)?,
+            resume: resume.and_then(|json| serde_json::from_str(&json).ok()),
+        })
+    });
+    Ok(records.collect())
 }
 
 fn select_all<R: DeserializeOwned>(c: &Connection, select: &str) -> rusqlite::Result<Vec<R>> {
@@ -270,5 +324,43 @@ mod tests {
         assert_eq!(error.retry, fumehood_engine::Retry::Never);
         let ended_by = runs[1].outcome.as_ref().map(RunOutcome::ended_by);
         assert_eq!(ended_by, Some("exited"));
+    }
+
+    #[test]
+    fn a_name_finds_the_newest_sandbox_of_its_owner() {
+        let store = Store::in_memory().unwrap();
+        let insert = |id: &str, owner: &str, name: serde_json::Value| {
+            let view = json!({
+                "id": id, "name": name, "language": null, "state": "ended", "ended_at": null,
+                "created_at": "2026-01-01T00:00:00.000Z", "ended": "idle", "ended_why": "x",
+                "memory_mib": 512, "idle_timeout_s": 1, "max_lifetime_s": 1, "source": "boot",
+                "isolation": "full", "urls": [],
+            });
+            let insert = "INSERT INTO sandboxes (id, owner, state, created_ms, view) VALUES (?, ?, 'ended', 1, ?)";
+            let values = params![id, owner, view.to_string()];
+            store.write(|c| c.execute(insert, values)).unwrap();
+        };
+
+        insert("sb_1", "one", json!("box"));
+        insert("sb_2", "one", json!("box"));
+        insert("sb_3", "other", json!("box"));
+        insert("sb_4", "one", json!(null));
+
+        let one = Owner::key("one");
+        let found = |name: &str| {
+            let found = find_sandbox_by_name(&store, &one, name).unwrap();
+            found.map(|sandbox| sandbox.id)
+        };
+        assert_eq!(found("box"), Some("sb_2".into()));
+        assert_eq!(found("bo"), None);
+
+        let filter = Filter {
+            name: Some("box".into()),
+            limit: 9,
+            ..Filter::default()
+        };
+        let listed: Vec<SandboxResponse> = list(&store, Table::Sandboxes, &one, &filter).unwrap();
+        let ids: Vec<_> = listed.iter().map(|sandbox| &*sandbox.id).collect();
+        assert_eq!(ids, ["sb_2", "sb_1"]);
     }
 }

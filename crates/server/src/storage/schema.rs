@@ -81,6 +81,21 @@ pub(super) const MIGRATIONS: &[&str] = &[
         count_usage!("sandboxes"),
     ),
     "ALTER TABLE keys ADD COLUMN operator INTEGER NOT NULL DEFAULT 0;",
+    "
+    ALTER TABLE sandboxes ADD COLUMN name TEXT AS (
+        CASE WHEN json_valid(view) THEN json_extract(view, '$.name') END
+    ) VIRTUAL;
+    CREATE INDEX sandboxes_name ON sandboxes (owner, name, id) WHERE name IS NOT NULL;
+    ",
+    "
+    ALTER TABLE sandboxes ADD COLUMN resume TEXT;
+    CREATE TABLE server (id TEXT NOT NULL) STRICT;
+    CREATE TABLE checkpoints (
+        id TEXT PRIMARY KEY, owner TEXT NOT NULL, name TEXT, created_ms INTEGER NOT NULL,
+        state TEXT NOT NULL, bytes INTEGER NOT NULL, view TEXT NOT NULL, network TEXT
+    ) STRICT;
+    CREATE UNIQUE INDEX checkpoints_name ON checkpoints (owner, name) WHERE name IS NOT NULL;
+    ",
 ];
 
 /// The schema version that this fumehood reads and writes.

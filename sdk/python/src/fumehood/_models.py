@@ -253,18 +253,30 @@ class SandboxInfo:
 
     id: str
     state: str = ""
-    """``running`` or ``ended``."""
+    """``running``, ``pausing``, ``paused``, ``resuming`` or ``ended``."""
     name: Optional[str] = None
     created_at: Optional[str] = None
     ended_at: Optional[str] = None
     ended: Optional[str] = None
-    """Why it ended: ``requested``, ``idle``, ``lifetime``, ``lost``, ``operator``, ``key_revoked``,
+    """Why it ended: ``requested``, ``idle``, ``lifetime``, ``expired``, ``lost``, ``operator``, ``key_revoked``,
     ``server_stopped`` or ``server_lost``."""
     ended_why: Optional[str] = None
+    paused_at: Optional[str] = None
+    """When the state of a paused sandbox was saved."""
+    state_bytes: Optional[int] = None
+    """Bytes that the state of a paused sandbox takes on disk."""
+    resumed_from: Optional[dict[str, Any]] = None
+    """The checkpoint from which it continued after its server was killed: ``saved_at`` and ``age_s``."""
     memory_mib: Optional[int] = None
     idle_timeout_s: Optional[float] = None
-    """Seconds without activity after which the sandbox ends."""
+    """Seconds without work after which the sandbox is paused, or ends."""
+    on_idle: Optional[str] = None
+    """``pause`` or ``end``."""
     max_lifetime_s: Optional[float] = None
+    lifetime_counts: Optional[str] = None
+    """Which time counts for ``max_lifetime_s``: ``running`` or ``always``."""
+    checkpoint_every_s: Optional[float] = None
+    """How often the server saves the running sandbox, in seconds."""
     source: Optional[str] = None
     isolation: Any = None
     urls: list[str] = field(default_factory=list)
@@ -295,9 +307,15 @@ class RunInfo:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """The saved state of a sandbox, from which new sandboxes start. It is stored in the server's memory."""
+    """The saved state of a sandbox, from which new sandboxes start."""
 
     id: str
+    name: Optional[str] = None
+    """The name that may be used in place of the ID."""
+    durable: bool = False
+    """Whether it is on disk and survives the server. Others are in the server's memory."""
+    sandbox: Optional[str] = None
+    """The ID of its sandbox."""
     bytes: Optional[int] = None
     created_at: Optional[str] = None
     language: Optional[str] = None

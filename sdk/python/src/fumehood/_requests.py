@@ -182,6 +182,9 @@ def sandbox_body(
     refresh_packages: bool = False,
     checkpoint: Union[str, Checkpoint, None] = None,
     name: Optional[str] = None,
+    on_idle: Optional[str] = None,
+    lifetime_counts: Optional[str] = None,
+    checkpoint_every: Optional[float] = None,
 ) -> dict[str, Any]:
     """Returns the request for a sandbox."""
     # The language of a checkpoint must not be repeated.
@@ -196,4 +199,7 @@ def sandbox_body(
         refresh_packages=refresh_packages or None,
         checkpoint=checkpoint.id if isinstance(checkpoint, Checkpoint) else checkpoint,
         name=name,
+        on_idle=on_idle,
+        lifetime_counts=lifetime_counts,
+        checkpoint_every_s=whole_seconds("checkpoint_every", checkpoint_every),
     )

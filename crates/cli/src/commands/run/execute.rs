@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use fumehood_engine::{Config, Engine, RunRequest, TemplateUse};
 
 use super::backend::RunBackend;
+use super::folders::MountedFolders;
 use super::follow::{RunEnd, follow};
 use super::plan::{Program, plan};
 use super::report::{report, report_invalid};
@@ -16,7 +17,7 @@ use crate::io::{Interrupts, Output};
 
 pub(crate) fn run(args: &RunArgs, host: &HostArgs) -> anyhow::Result<ExitCode> {
     match plan(args) {
-        Ok((program, request)) => execute(&program, request, args, host),
+        Ok((program, request, folders)) => execute(&program, request, folders, args, host),
         Err(error) => {
             if args.json {
                 report_invalid(&error)?;
@@ -29,6 +30,7 @@ pub(crate) fn run(args: &RunArgs, host: &HostArgs) -> anyhow::Result<ExitCode> {
 fn execute(
     program: &Program,
     request: RunRequest,
+    mut folders: MountedFolders,
     args: &RunArgs,
     host: &HostArgs,
 ) -> anyhow::Result<ExitCode> {
@@ -60,9 +62,15 @@ fn execute(
         }
     });
 
+    let code = end.and_then(|end| {
+        let code = report(&end, &output, args)?;
+        // The changes of a folder are offered after everything else was reported.
+        runtime.block_on(folders.offer(&end, code, args))
+    });
+
     // A blocked write of output or read of standard input must not keep the process alive.
     runtime.shutdown_background();
-    let code = report(end?, &output, args)?;
+    let code = code?;
     if let Some(engine) = local_engine {
         build_in_background(&engine, host);
     }

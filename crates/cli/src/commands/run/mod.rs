@@ -5,6 +5,7 @@
 
 mod backend;
 mod execute;
+mod folders;
 mod follow;
 mod json;
 mod plan;
@@ -12,3 +13,4 @@ mod report;
 mod via_server;
 
 pub(crate) use execute::run;
+pub(crate) use plan::read_code;

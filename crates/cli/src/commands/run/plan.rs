@@ -7,6 +7,7 @@ use std::path::Path;
 use anyhow::{Context, bail};
 use fumehood_engine::{Language, Limits, RunRequest};
 
+use super::folders::MountedFolders;
 use crate::args::RunArgs;
 use crate::io::eprint_message;
 use crate::requirements::program_packages;
@@ -20,14 +21,16 @@ pub(super) struct Program {
     pub(super) packages: Vec<String>,
 }
 
-/// Checks the arguments and reads the program. Returns the program, and the complete request for an engine.
+/// Checks the arguments and reads the program and the mounted folders. Returns the program, the complete request for an
+/// engine, and the folders.
 ///
 /// # Errors
 /// An argument is invalid, or a local file cannot be read.
-pub(super) fn plan(args: &RunArgs) -> anyhow::Result<(Program, RunRequest)> {
+pub(super) fn plan(args: &RunArgs) -> anyhow::Result<(Program, RunRequest, MountedFolders)> {
     let program = read_program(args)?;
-    let request = run_request(args, &program)?;
-    Ok((program, request))
+    let folders = MountedFolders::open(args)?;
+    let request = folders.add_to_run(run_request(args, &program)?);
+    Ok((program, request, folders))
 }
 
 fn run_request(args: &RunArgs, program: &Program) -> anyhow::Result<RunRequest> {
@@ -125,7 +128,10 @@ fn language_of(file: &Path) -> Option<Language> {
 }
 
 /// Reads a program from a file, or from standard input for `-`.
-fn read_code(file: &Path) -> anyhow::Result<String> {
+///
+/// # Errors
+/// It cannot be read, is too long or is not valid UTF-8.
+pub(crate) fn read_code(file: &Path) -> anyhow::Result<String> {
     // One byte more than allowed is enough to detect a program that is too long.
     let max_bytes = Limits::default().code_bytes;
     let mut bytes = Vec::new();

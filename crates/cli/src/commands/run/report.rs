@@ -14,17 +14,17 @@ use crate::outcome::{Failure, exit_code, print_outcome};
 ///
 /// # Errors
 /// Standard output cannot be written.
-pub(super) fn report(end: RunEnd, output: &Output, args: &RunArgs) -> anyhow::Result<u8> {
+pub(super) fn report(end: &RunEnd, output: &Output, args: &RunArgs) -> anyhow::Result<u8> {
     match end {
         RunEnd::Finished {
             outcome,
             was_interrupted,
         } => {
-            let has_failed_downloads = report_outcome(&outcome, output, args)?;
+            let has_failed_downloads = report_outcome(outcome, output, args)?;
 
             // A failed download matters only if the program succeeded, or if the user interrupted the downloads.
-            Ok(match exit_code(&outcome) {
-                _ if has_failed_downloads && was_interrupted => INTERRUPTED,
+            Ok(match exit_code(outcome) {
+                _ if has_failed_downloads && *was_interrupted => INTERRUPTED,
                 0 if has_failed_downloads => FAILURE,
                 code => code,
             })
@@ -32,7 +32,7 @@ pub(super) fn report(end: RunEnd, output: &Output, args: &RunArgs) -> anyhow::Re
         RunEnd::Failed(failure) => {
             // The message goes to standard error in any case: JSON is read by programs.
             if args.json {
-                print_json(&FailureReport { error: &failure })?;
+                print_json(&FailureReport { error: failure })?;
             }
             eprint_message(&failure.message);
             Ok(FAILURE)

@@ -9,7 +9,7 @@ use super::follow::{RunEnd, follow};
 use super::plan::Program;
 use crate::args::{HostArgs, RunArgs};
 use crate::io::{Interrupts, Output};
-use crate::server_client::ServerClient;
+use crate::server_client::{ServerClient, StartedRun};
 
 /// Runs the program on the server. Returns `None` if there is no suitable server, or it rejected the run before starting
 /// anything: this process then runs the program itself.
@@ -33,7 +33,8 @@ pub(super) async fn run(
 
     let start = async {
         let client = ServerClient::find(&image, args.effective_timeout()).await?;
-        Some(client.start_run(&request_body(program, args)).await)
+        let body = request_body(program, args);
+        Some(client.start_run("/v1/runs", &body).await)
     };
     let started = tokio::select! {
         started = start => started,
@@ -41,9 +42,9 @@ pub(super) async fn run(
     };
 
     Ok(match started {
-        None | Some(Ok(None)) => None,
-        Some(Ok(Some(run))) => {
-            let run = RunBackend::Server(Box::new(run));
+        None | Some(Ok(StartedRun::Draining(_))) => None,
+        Some(Ok(StartedRun::Running(run))) => {
+            let run = RunBackend::Server(run);
             Some(follow(run, args, output, interrupts).await?)
         }
         Some(Err(failure)) => Some(RunEnd::Failed(failure)),
@@ -61,7 +62,9 @@ fn default_image_id() -> Option<String> {
 /// the host are not left to a server.
 fn is_eligible(args: &RunArgs, host: &HostArgs) -> bool {
     let has_default_host = host.is_default() && !args.boot && !args.has_custom_max_timeout();
-    let has_transfers = !args.uploads.upload.is_empty() || !args.download.is_empty();
+    let has_transfers = !args.uploads.upload.is_empty()
+        || !args.download.is_empty()
+        || !args.mounts.mount.is_empty();
 
     !args.no_server && has_default_host && !has_transfers && args.network.is_empty()
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use fumehood_engine::{Config, Engine, Pool};
-use fumehood_server::{Listeners, Service, Settings, Store, default_socket};
+use fumehood_server::{Listeners, OnIdle, Service, Settings, Store, default_socket};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
@@ -18,6 +18,11 @@ use crate::io::{LogLimit, LogWriter, print_line};
 
 /// Serves with at most this many descriptors.
 pub(crate) fn run(args: &ServeArgs, host: &HostArgs, descriptors: u64) -> anyhow::Result<ExitCode> {
+    if args.background {
+        // Ctrl-C at the terminal, or closing it, does not end this server. A shell that calls this leads a session already.
+        let _ = rustix::process::setsid();
+    }
+
     fumehood_engine::bound_heap();
     let runtime = start_runtime()?;
     let result = runtime.block_on(serve(args, host, descriptors));
@@ -101,6 +106,14 @@ fn settings(args: &ServeArgs) -> anyhow::Result<Settings> {
         allowed_hosts: args.host.clone(),
         requests_per_second: args.rate,
         drain_timeout: Duration::from_secs(args.drain_s),
+        on_idle: if args.on_idle == "end" {
+            OnIdle::End
+        } else {
+            OnIdle::Pause
+        },
+        max_states_per_key: args.max_states,
+        max_state_bytes_per_key: args.max_state_gib << 30,
+        max_state_days: args.max_state_days,
         max_timeout_s: args.timeout.seconds,
         allow_private_networks_for_keys: args.keys_reach_private,
         mcp_policy: load_network(&args.mcp_network)?,

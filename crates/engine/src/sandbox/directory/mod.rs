@@ -23,11 +23,12 @@ use tokio::sync::mpsc;
 use self::guest_tar::Tolerance;
 use self::pack::{RootEntry, pack};
 use self::stream::{CHUNKS, ChunkWriter};
+pub use self::unpack::stays_inside as link_stays_inside;
 pub(crate) use self::unpack::unpack;
 use super::files::Files;
 use super::transfer_deadline::TransferDeadline;
 use crate::error::{Error, ErrorKind, printable};
-use crate::run::SkippedFiles;
+use crate::run::{SkippedFiles, SpawnRequest};
 
 impl Files {
     /// Copies a directory of this host with its content into a directory of the guest, which is created if it does
@@ -46,20 +47,92 @@ impl Files {
         // Report this before anything is created in the guest.
         std::fs::read_dir(from).map_err(unreadable)?;
 
+        let root = self.prepare_dir(to).await?;
+
+        // A thread of this process packs, and the guest's tar unpacks.
+        let (sender, chunks) = mpsc::channel::<Bytes>(CHUNKS);
+        let source = from.to_path_buf();
+        let packing =
+            tokio::task::spawn_blocking(move || pack(&source, root, ChunkWriter::new(sender)));
+        let tar = self.run_unpacking_tar(to, chunks).await;
+
+        // A guest that is too slow is the reason of a broken pipe.
+        if let Err(error) = &tar
+            && error.kind() == ErrorKind::Lost
+        {
+            return tar.map(|()| SkippedFiles::default());
+        }
+        // A broken pipe here means that the guest's tar ended: its error is the reason.
+        let packed = packing.await.unwrap_or_else(|e| Err(io::Error::other(e)));
+        match packed {
+            Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(unreadable(error)),
+            packed => tar.map(|()| packed.unwrap_or_default()),
+        }
+    }
+
+    /// Unpacks a tar stream into a directory of the guest, which is created if it does not exist, as
+    /// [`upload_dir`](Self::upload_dir) does with its own. The stream ends when all of its senders are dropped. The guest
+    /// interprets it with the rights of the user that programs run as.
+    ///
+    /// # Errors
+    /// Returns [`ErrorKind::Invalid`] if the guest's tar fails, or [`ErrorKind::Lost`], also if the guest is too slow.
+    pub async fn unpack_dir(&self, to: &str, chunks: mpsc::Receiver<Bytes>) -> Result<(), Error> {
+        self.prepare_dir(to).await?;
+        self.run_unpacking_tar(to, chunks).await
+    }
+
+    /// Creates the directory into which a tar is unpacked.
+    async fn prepare_dir(&self, to: &str) -> Result<RootEntry, Error> {
         // A directory that exists keeps its own permissions: it may be one of root's.
         let root = match self.stat(&format!("{to}/.")).await {
             Ok(_) => RootEntry::Omit,
             Err(_) => RootEntry::Include,
         };
-        self.make_dir(to).await?;
 
-        // A thread of this process packs, and the guest's tar unpacks.
+        let made = self.make_dir(to).await;
+        match made {
+            Err(error)
+                if error.io_kind() == Some(io::ErrorKind::PermissionDenied) && is_top_level(to) =>
+            {
+                self.make_top_level_dir(to).await?;
+            }
+            made => made?,
+        }
+        Ok(root)
+    }
+
+    /// Creates a directory in the guest's root, which belongs to root, for the user that programs run as.
+    async fn make_top_level_dir(&self, path: &str) -> Result<(), Error> {
+        // Fails if anything exists there, so that nothing changes its owner. No user can place a link in the root.
+        let script = "mkdir -m 755 -- \"$0\" && chown 1000:1000 -- \"$0\"";
+        let request = SpawnRequest::new(["sh", "-c", script, path]).root();
+
+        self.sandbox().set_allow_root(true).await?;
+        let made = async {
+            let run = self.sandbox().spawn(&request)?;
+            run.outcome().await
+        };
+        let made = made.await;
+        self.sandbox().set_allow_root(false).await?;
+
+        match made? {
+            outcome if outcome.exit_code == Some(0) => Ok(()),
+            outcome => {
+                let (path, code) = (printable(path), outcome.exit_code);
+                let message =
+                    format!("cannot make the directory {path} in the guest (exit code {code:?})");
+                Err(Error::new(ErrorKind::Invalid, message))
+            }
+        }
+    }
+
+    /// Sends a tar stream to the guest's tar, which unpacks it.
+    async fn run_unpacking_tar(
+        &self,
+        to: &str,
+        mut chunks: mpsc::Receiver<Bytes>,
+    ) -> Result<(), Error> {
         let run = self.sandbox().spawn(&guest_tar::unpacking(to))?;
-        let (sender, mut chunks) = mpsc::channel::<Bytes>(CHUNKS);
-        let source = from.to_path_buf();
-        let packing =
-            tokio::task::spawn_blocking(move || pack(&source, root, ChunkWriter::new(sender)));
-
         let progress = Progress::default();
         let mut input = run.input();
         let sending = async {
@@ -82,13 +155,27 @@ impl Files {
         let ((), tar) = progress
             .within_deadline(async { Ok(tokio::join!(sending, tar)) })
             .await?;
+        tar.map(drop)
+    }
 
-        // A broken pipe here means that the guest's tar ended: its error is the reason.
-        let packed = packing.await.unwrap_or_else(|e| Err(io::Error::other(e)));
-        match packed {
-            Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(unreadable(error)),
-            packed => tar.map(|_| packed.unwrap_or_default()),
-        }
+    /// Packs a directory of the guest into a tar stream, which [`unpack_directory`] reads. Sockets and files that the user
+    /// cannot read are left out, and returned. Every byte of the stream is as hostile as the guest.
+    ///
+    /// # Errors
+    /// Returns [`ErrorKind::Invalid`] if the guest's tar fails, or [`ErrorKind::Lost`], also if the guest is too slow.
+    pub async fn pack_dir(
+        &self,
+        from: &str,
+        to: mpsc::Sender<Bytes>,
+    ) -> Result<SkippedFiles, Error> {
+        let run = self.sandbox().spawn(&guest_tar::packing(from))?;
+        let progress = Progress::default();
+        let tar = guest_tar::follow(run, Tolerance::UnreadableFiles, |chunk| {
+            progress.record_bytes(self, chunk.len());
+            let to = to.clone();
+            async move { to.send(chunk).await.is_ok() }
+        });
+        progress.within_deadline(tar).await
     }
 
     /// Copies a directory of the guest with its content into a directory of this host, which is created if it does
@@ -103,19 +190,10 @@ impl Files {
     /// fails altogether, or [`ErrorKind::Lost`], also if the guest is too slow.
     pub async fn download_dir(&self, from: &str, to: &Path) -> Result<SkippedFiles, Error> {
         // The guest's tar packs, and a thread of this process unpacks.
-        let run = self.sandbox().spawn(&guest_tar::packing(from))?;
         let (sender, chunks) = mpsc::channel::<Bytes>(CHUNKS);
         let target = to.to_path_buf();
         let unpacking = tokio::task::spawn_blocking(move || unpack(&target, chunks));
-
-        let progress = Progress::default();
-        let tar = guest_tar::follow(run, Tolerance::UnreadableFiles, |chunk| {
-            progress.record_bytes(self, chunk.len());
-            let sender = sender.clone();
-            async move { sender.send(chunk).await.is_ok() }
-        });
-        let tar = progress.within_deadline(tar).await;
-        drop(sender);
+        let tar = self.pack_dir(from, sender).await;
         // The thread may be busy with what arrived before; its files are not needed any more.
         if let Err(error) = &tar
             && error.kind() == ErrorKind::Lost
@@ -145,6 +223,31 @@ impl Files {
         skipped.append(tar?);
         Ok(skipped)
     }
+}
+
+/// Returns whether a path is one name in the root directory.
+fn is_top_level(path: &str) -> bool {
+    let name = path.strip_prefix('/').unwrap_or_default();
+    let name = name.trim_end_matches('/');
+    !name.is_empty() && !name.contains('/') && !matches!(name, "." | "..")
+}
+
+/// Packs a directory of this host into a tar stream, as [`Files::upload_dir`] does. Call it on a thread that may block.
+/// Returns the files that were skipped.
+///
+/// # Errors
+/// The directory itself cannot be read, or the stream has no reader.
+pub fn pack_directory(from: &Path, to: mpsc::Sender<Bytes>) -> io::Result<SkippedFiles> {
+    pack(from, RootEntry::Omit, ChunkWriter::new(to))
+}
+
+/// Unpacks a tar stream from a guest into a directory of this host, with the checks and limits of [`Files::download_dir`].
+/// Call it on a thread that may block. Returns the files that were skipped.
+///
+/// # Errors
+/// The stream is invalid or too large, the target cannot be created, or this host cannot store any more files.
+pub fn unpack_directory(to: &Path, from: mpsc::Receiver<Bytes>) -> io::Result<SkippedFiles> {
+    unpack(to, from)
 }
 
 /// The bytes of the tar stream of one copy.

@@ -365,7 +365,8 @@ fn relative(path: &[u8]) -> Option<PathBuf> {
 
 /// Returns whether a link at `path` points below the target directory: first up from its own directory, at most to the
 /// target directory, then down. Its own directory is a real one, since paths are walked without following links.
-fn stays_inside(path: &Path, target: &Path) -> bool {
+#[must_use]
+pub fn stays_inside(path: &Path, target: &Path) -> bool {
     let mut depth = path.components().count().saturating_sub(1);
     let mut goes_down = false;
 

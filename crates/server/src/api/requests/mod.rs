@@ -12,5 +12,8 @@ pub(crate) use language::{language_names, package_language_names};
 pub use network::NetworkRequest;
 pub(crate) use runs::SignalRequest;
 pub use runs::{OneShotRunRequest, ProcessRequest, PtySize, SandboxRunRequest, Signal, Stdin};
-pub(crate) use sandboxes::ForkRequest;
-pub use sandboxes::{InstallRequest, PortRequest, SandboxRequest, TimeoutsRequest};
+pub(crate) use sandboxes::{CheckpointRequest, ForkRequest};
+pub use sandboxes::{
+    InstallRequest, LifetimeCounts, OnIdle, PortRequest, ResumeRequest, SandboxRequest,
+    TimeoutsRequest,
+};

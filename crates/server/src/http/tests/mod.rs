@@ -1,19 +1,20 @@
 use axum::body::Body;
 use axum::http::{Method, Request, StatusCode};
 use axum::response::Response;
-use fumehood_engine::{Config, Engine, Isolation, VmOrigin};
+use fumehood_engine::{Config, Engine};
 use http_body_util::BodyExt;
 use serde_json::{Value, json};
 use tower::ServiceExt;
 
 use super::extract::MAX_BODY_BYTES;
 use super::{Transport, app};
-use crate::api::responses::{RunKind, RunResponse, RunState, SandboxResponse, SandboxState};
+use crate::api::responses::{RunKind, RunResponse, RunState, SandboxResponse};
 use crate::auth::api_keys;
 use crate::id::new_id;
 use crate::owner::Owner;
 use crate::service::{Service, Settings};
 use crate::storage::records;
+use crate::storage::resume::ResumeRecord;
 
 mod headers;
 mod load;
@@ -360,25 +361,7 @@ fn run_record(id: &str) -> RunResponse {
 }
 
 fn sandbox_record(id: &str) -> SandboxResponse {
-    SandboxResponse {
-        id: id.into(),
-        name: None,
-        language: None,
-        state: SandboxState::Running,
-        created_at: "2026-01-01T00:00:00.000Z".into(),
-        ended_at: None,
-        ended: None,
-        ended_why: None,
-        memory_mib: 512,
-        idle_timeout_s: 1,
-        max_lifetime_s: 1,
-        source: VmOrigin::Boot,
-        isolation: Isolation::Full,
-        urls: Vec::new(),
-        packages: Vec::new(),
-        inherited_programs: Vec::new(),
-        inherited_program_count: 0,
-    }
+    SandboxResponse::starting(id, "2026-01-01T00:00:00.000Z".into())
 }
 
 #[tokio::test]
@@ -387,7 +370,14 @@ async fn runs_of_a_killed_server_are_lost_and_visible_to_their_owner_only() {
     let (run, sandbox) = (new_id("run").unwrap(), new_id("sb").unwrap());
     let owner = Owner::local();
     records::insert_run(&service.0.store, &owner, &run_record(&run)).unwrap();
-    records::insert_sandbox(&service.0.store, &owner, &sandbox_record(&sandbox)).unwrap();
+    let record = sandbox_record(&sandbox);
+    records::insert_sandbox(
+        &service.0.store,
+        &owner,
+        &record,
+        &ResumeRecord::new_running(),
+    )
+    .unwrap();
     let settings = service.0.settings.clone();
     drop(service);
     // The task that forgets lets go of the last clone at once.

@@ -132,18 +132,18 @@ class AsyncClient:
         return await self.transport.json("GET", f"/v1/runs/{path_segment(id)}")
 
     async def sandboxes(self, *, state: Optional[str] = None, limit: Optional[int] = None) -> List[SandboxInfo]:
-        """Returns the sandboxes of this API key, newest first. ``state``: ``running``, ``ended``, or ``None`` for
-        both."""
+        """Returns the sandboxes of this API key, newest first. ``state``: ``running``, ``paused``, ``ended``, or
+        ``None`` for all."""
         sandboxes = await self._list_all("/v1/sandboxes", "sandboxes", {"state": state}, limit)
         return [dataclass_from(SandboxInfo, sandbox) for sandbox in sandboxes]
 
     async def checkpoints(self) -> List[Checkpoint]:
-        """Returns the checkpoints of this API key. The server stores at most 16."""
+        """Returns the checkpoints of this API key, newest first."""
         answer = await self.transport.json("GET", "/v1/checkpoints")
         return [dataclass_from(Checkpoint, checkpoint) for checkpoint in answer.get("checkpoints", [])]
 
     async def delete_checkpoint(self, id: str) -> None:
-        """Deletes a checkpoint. Sandboxes that were created from it continue to run."""
+        """Deletes a checkpoint, by its ID or name. Sandboxes that were created from it continue to run."""
         await self.transport.send("DELETE", f"/v1/checkpoints/{path_segment(id)}")
 
     async def _list_all(

@@ -10,7 +10,7 @@ from fumehood._sync.files import Files
 from fumehood._sync.process import Process
 from fumehood._sync.run import Run, Callbacks
 from fumehood._concurrency_sync import run_shielded, start_if_blocking
-from fumehood._errors import FumehoodError
+from fumehood._errors import FumehoodError, LostError
 from fumehood._events import Event
 from fumehood._languages import canonical_language
 from fumehood._models import (
@@ -48,21 +48,27 @@ class Sandbox:
     """A microVM that keeps files, programs and interpreters between runs.
 
     ``with Sandbox() as sandbox:`` ends it at the end of the block. Otherwise it ends with a call of
-    :meth:`kill`, or after it has been idle for ``idle_timeout``.
+    :meth:`kill`. A sandbox that is idle for ``idle_timeout`` is paused: its state is on the server's disk, and the next
+    call resumes it, also after a restart of the server.
 
     Args:
         language: default language for :meth:`run`: ``python`` (``py``), ``javascript`` (``js``), ``typescript``
             (``ts``) or ``shell`` (``bash``, ``sh``). Default: ``python``, or that of the checkpoint.
         memory_mib: memory in MiB; the server's default is 512.
-        idle_timeout: seconds without activity after which the sandbox ends.
+        idle_timeout: seconds without work after which the sandbox is paused, or ends.
+        on_idle: ``pause`` or ``end``; the server's default is ``pause``.
         max_lifetime: seconds after which the sandbox ends in any case; the server's default is one day.
+        lifetime_counts: which time counts for ``max_lifetime``: ``running`` (the default) or ``always``.
+        checkpoint_every: seconds between the server's own saves of the running sandbox, from which it continues if the
+            server is killed; by default it is not saved.
         network: destinations that the sandbox may reach (a :class:`Network`, or a list of rules); by default it
             has no network device.
         packages: packages of ``language``, each with an optional version specifier, installed before the sandbox
             starts.
         refresh_packages: resolves the packages again instead of using the versions of earlier runs.
-        checkpoint: the checkpoint to restore; only timeouts and a name may be given with it.
-        name: a name for people.
+        checkpoint: the checkpoint to restore, or its ID or name; only timeouts, a name and, if it is durable, a
+            network may be given with it.
+        name: a name that may be used in place of the ID, unique among the sandboxes that have not ended.
         env: environment variables for all code and programs; those of a run take precedence.
         client: the client to use; by default one for FUMEHOOD_URL or a local server.
     """
@@ -80,6 +86,9 @@ class Sandbox:
         checkpoint: Union[str, Checkpoint, None] = None,
         name: Optional[str] = None,
         env: Optional[Mapping[str, str]] = None,
+        on_idle: Optional[str] = None,
+        lifetime_counts: Optional[str] = None,
+        checkpoint_every: Optional[float] = None,
         client: Optional[Client] = None,
     ) -> None:
         body = sandbox_body(
@@ -92,6 +101,9 @@ class Sandbox:
             refresh_packages=refresh_packages,
             checkpoint=checkpoint,
             name=name,
+            on_idle=on_idle,
+            lifetime_counts=lifetime_counts,
+            checkpoint_every=checkpoint_every,
         )
         self._init_fields(client or default_client(), language, env, body)
         start_if_blocking(self.start)
@@ -129,11 +141,30 @@ class Sandbox:
         return cls._from_info(client, info, language)
 
     @classmethod
+    def connect(
+        cls, id_or_name: str, *, language: Optional[str] = None, client: Optional[Client] = None
+    ) -> Sandbox:
+        """Returns the sandbox with this ID or name that has not ended. A paused one is resumed by its next use.
+
+        Args:
+            language: default language for :meth:`run`; by default that of the sandbox.
+
+        Raises:
+            NotFoundError: there is no such sandbox, or it belongs to another API key.
+            LostError: it has ended.
+        """
+        sandbox = cls.get(id_or_name, language=language, client=client)
+        info = sandbox._info
+        if info and info.state == "ended":
+            raise LostError(f"the sandbox has ended: {info.ended_why}", kind="lost", retry="never", ended=info.ended)
+        return sandbox
+
+    @classmethod
     def list(
         cls, *, state: Optional[str] = "running", limit: Optional[int] = None, client: Optional[Client] = None
     ) -> List[SandboxInfo]:
-        """Returns the sandboxes of this API key, newest first. ``state``: ``running``, ``ended``, or ``None`` for
-        both."""
+        """Returns the sandboxes of this API key, newest first. ``state``: ``running``, ``paused``, ``ended``, or
+        ``None`` for all."""
         return (client or default_client()).sandboxes(state=state, limit=limit)
 
     @classmethod
@@ -400,12 +431,41 @@ class Sandbox:
         infos = [dataclass_from(SandboxInfo, info) for info in answer.get("sandboxes", [])]
         return [self._from_info(self._client, info, self._language, self._env) for info in infos]
 
-    def checkpoint(self) -> Checkpoint:
-        """Saves the state. ``Sandbox(checkpoint=...)`` restores it. The server stores at most 16 checkpoints, in
-        memory."""
+    def checkpoint(self, *, name: Optional[str] = None, durable: Optional[bool] = None) -> Checkpoint:
+        """Saves the state. ``Sandbox(checkpoint=...)`` restores it.
+
+        Args:
+            name: a name that may be used in place of the ID.
+            durable: writes the checkpoint to disk, where it survives the server. By default one with a name is durable;
+                of others the server stores at most 16, in memory.
+        """
         self.start()
-        answer = self._transport.json("POST", f"{self._path}/checkpoints", read_s=CREATE_TIMEOUT_S)
+        body = without_none(name=name, durable=durable)
+        answer = self._transport.json(
+            "POST", f"{self._path}/checkpoints", json=body, read_s=CREATE_TIMEOUT_S
+        )
         return dataclass_from(Checkpoint, answer)
+
+    def pause(self) -> SandboxInfo:
+        """Pauses the sandbox: its state is on the server's disk when this returns, and it takes no memory. The next call
+        that needs it resumes it."""
+        self.start()
+        answer = self._transport.json("POST", f"{self._path}/pause", read_s=CREATE_TIMEOUT_S)
+        self._info = dataclass_from(SandboxInfo, answer)
+        return self._info
+
+    def resume(self, *, secrets: Optional[Mapping[str, str]] = None) -> SandboxInfo:
+        """Resumes a paused sandbox, as every call that needs it does.
+
+        Args:
+            secrets: values of the network's secrets. The server keeps them only in memory, so they must be given again
+                after it was restarted.
+        """
+        self.start()
+        body = {"secrets": dict(secrets)} if secrets else {}
+        answer = self._transport.json("POST", f"{self._path}/resume", json=body, read_s=CREATE_TIMEOUT_S)
+        self._info = dataclass_from(SandboxInfo, answer)
+        return self._info
 
     def expose(self, port: int, *, host_port: int = 0) -> str:
         """Exposes a port of the sandbox on the loopback interface of the server's machine. The sandbox must have a
@@ -423,13 +483,21 @@ class Sandbox:
         return str((self._transport.json("POST", f"{self._path}/ports", json=body))["url"])
 
     def extend(
-        self, *, idle_timeout: Optional[float] = None, max_lifetime: Optional[float] = None
+        self,
+        *,
+        idle_timeout: Optional[float] = None,
+        max_lifetime: Optional[float] = None,
+        on_idle: Optional[str] = None,
+        lifetime_counts: Optional[str] = None,
     ) -> SandboxInfo:
-        """Changes the timeouts, in seconds. ``max_lifetime`` counts from the creation of the sandbox."""
+        """Changes the timeouts, in seconds, and what they mean. ``max_lifetime`` counts from the creation of the
+        sandbox. A paused sandbox stays paused."""
         self.start()
         body = without_none(
             idle_timeout_s=whole_seconds("idle_timeout", idle_timeout),
             max_lifetime_s=whole_seconds("max_lifetime", max_lifetime),
+            on_idle=on_idle,
+            lifetime_counts=lifetime_counts,
         )
         self._info = dataclass_from(SandboxInfo, self._transport.json("PATCH", self._path, json=body))
         return self._info
@@ -451,5 +519,5 @@ class Sandbox:
             try:
                 self._transport.json("DELETE", self._path, read_s=2 * CLEANUP_TIMEOUT_S)
             except FumehoodError:
-                # The sandbox ends when idle.
+                # The sandbox is paused or ends when idle.
                 pass

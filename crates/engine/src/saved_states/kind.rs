@@ -1,0 +1,11 @@
+use serde::{Deserialize, Serialize};
+
+/// Why a state was saved. In JSON: `paused` or `checkpoint`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SavedStateKind {
+    /// The sandbox was paused: the state is its only copy. It keeps its identity.
+    Paused,
+    /// The sandbox has continued. Sandboxes that start from the state have identities of their own.
+    Checkpoint,
+}
