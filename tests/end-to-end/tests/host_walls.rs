@@ -252,6 +252,8 @@ fn save_process(pid: u32, passed: &[DescriptorIdentity]) -> SavedProcess {
         passed,
         unneeded: &[],
         base: &[],
+        copied: &[],
+        guest: None,
     };
     let saved = SavedProcess::save(process, tempfile::tempfile().unwrap());
     saved.unwrap_or_else(|e| panic!("{e}"))

@@ -63,20 +63,7 @@ async fn a_paused_sandbox_continues_where_it_was_and_only_once() {
     .await;
     let name = request_ok(&sandbox, shell(NAMES)).await;
 
-    // While a caller follows a program, it cannot be paused, and continues.
-    let run = sandbox
-        .run(&shell("echo ready; sleep 3; echo end"))
-        .unwrap();
-    tokio::time::sleep(Duration::from_millis(300)).await;
-    let error = sandbox.pause(label).await.unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::InUse, "{error}");
-    assert_eq!(run.outcome().await.unwrap().exit_code, Some(0));
-
-    // After a failed write, here of a label that is too long, it continues as well.
-    let error = sandbox.pause(&"x".repeat(257)).await.unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::Invalid, "{error}");
-    assert_eq!(request_ok(&sandbox, shell(NAMES)).await, name);
-
+    assert_continues_if_it_cannot_be_paused(&sandbox, &name).await;
     let saved = sandbox.pause(label).await.unwrap();
     assert_eq!(saved.kind, SavedStateKind::Paused);
     assert!(
@@ -139,15 +126,37 @@ async fn a_paused_sandbox_continues_where_it_was_and_only_once() {
         .unwrap();
     assert!(clock.trim().parse::<u64>().unwrap().abs_diff(now.as_secs()) < 60);
 
-    // Again: what is on disk is still what differs from the template.
+    assert_pauses_again_and_survives_damage(&second, resumed).await;
+}
+
+/// While a caller follows a program, or if the state cannot be written.
+async fn assert_continues_if_it_cannot_be_paused(sandbox: &Sandbox, name: &str) {
+    let label = "never";
+    // While a caller follows a program, it cannot be paused, and continues.
+    let run = sandbox
+        .run(&shell("echo ready; sleep 3; echo end"))
+        .unwrap();
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    let error = sandbox.pause(label).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::InUse, "{error}");
+    assert_eq!(run.outcome().await.unwrap().exit_code, Some(0));
+
+    // After a failed write, here of a label that is too long, it continues as well.
+    let error = sandbox.pause(&"x".repeat(257)).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Invalid, "{error}");
+    assert_eq!(request_ok(sandbox, shell(NAMES)).await, name);
+}
+
+/// What is on disk is what differs from the template, also of a sandbox that was resumed.
+async fn assert_pauses_again_and_survives_damage(engine: &Engine, resumed: Sandbox) {
     request_ok(&resumed, python("x = None; y += ' twice'")).await;
-    let again = resumed.pause(label).await.unwrap();
+    let again = resumed.pause("again").await.unwrap();
     assert!(again.disk_bytes < 160 << 20, "{again:?}");
     // A damaged page is refused, and the state stays. QEMU's own pages are not needed.
     let directory = states().path(&again.id);
     let memory = directory.join("memory");
     flip_last_data_byte(&memory);
-    let error = second
+    let error = engine
         .resume(&again.id, ResumeOptions::default())
         .await
         .unwrap_err();
@@ -161,7 +170,7 @@ async fn a_paused_sandbox_continues_where_it_was_and_only_once() {
     if pages.exists() {
         flip_last_data_byte(&pages);
     }
-    let resumed = second
+    let resumed = engine
         .resume(&again.id, ResumeOptions::default())
         .await
         .unwrap();

@@ -142,7 +142,9 @@ impl Description {
             .opened_machine(opened)
             .map_err(|e| refused(e.to_string()))?;
         let here = MachineRecord::new(provisioner, &machine);
-        self.machine.check(&here, provisioner).map_err(refused)?;
+        self.machine
+            .check(&here, provisioner.accelerator)
+            .map_err(refused)?;
         if opened.manifest().memory_bytes != machine.memory_bytes() {
             return Err(refused(
                 "its manifest has two sizes of the memory".to_owned(),
@@ -186,11 +188,11 @@ impl MachineRecord {
     }
 
     /// Compares it with what this host would create for the same machine.
-    fn check(&self, here: &Self, provisioner: &Provisioner) -> Result<(), String> {
-        if self.accelerator != provisioner.accelerator {
+    fn check(&self, here: &Self, accelerator: Accelerator) -> Result<(), String> {
+        if self.accelerator != accelerator {
             return Err(format!(
                 "it was saved with the accelerator {}, and this engine uses {}; choose the same one with `--accel {}`",
-                self.accelerator, provisioner.accelerator, self.accelerator
+                self.accelerator, accelerator, self.accelerator
             ));
         }
         if self.qemu != here.qemu {
@@ -216,5 +218,54 @@ impl MachineRecord {
             ));
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record() -> MachineRecord {
+        MachineRecord {
+            accelerator: Accelerator::Tcg,
+            memory_mib: 512,
+            network: false,
+            acpi: false,
+            command_line: "-M microvm".into(),
+            qemu: "7.2".into(),
+            host_cpu: None,
+            tsc_khz: 2_000_000,
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_resumed_here_is_refused_with_the_reason() {
+        let saved = record();
+        saved.check(&record(), Accelerator::Tcg).unwrap();
+        let refused = |here: MachineRecord, accelerator, part: &str| {
+            let reason = saved.check(&here, accelerator).unwrap_err();
+            assert!(reason.contains(part), "{reason}");
+        };
+        refused(record(), Accelerator::Kvm, "--accel tcg");
+
+        let mut here = record();
+        here.qemu = "10.0".into();
+        refused(here, Accelerator::Tcg, "another build of QEMU (7.2)");
+
+        here = record();
+        here.command_line = "-M q35".into();
+        refused(here, Accelerator::Tcg, "-M q35");
+
+        here = record();
+        here.tsc_khz = 2_100_000;
+        refused(here, Accelerator::Tcg, "2100000 kHz");
+        // Hosts without an exact rate measure it at each boot.
+        here = record();
+        here.tsc_khz = 2_000_500;
+        saved.check(&here, Accelerator::Tcg).unwrap();
+
+        here = record();
+        here.host_cpu = Some("other".into());
+        refused(here, Accelerator::Tcg, "another processor");
     }
 }

@@ -89,7 +89,8 @@ impl Engine {
     }
 
     /// Continues a saved sandbox and removes its state, so that it is resumed once: the sandbox gets its network, and can be
-    /// used, only after the state was durably removed. After an error the state stays.
+    /// used, only after the state was durably removed. After an error the state stays. Await the future to its end: if it is
+    /// dropped after the state was removed, the sandbox ends and is lost.
     ///
     /// # Errors
     /// Returns [`ErrorKind::Missing`] if there is no such state (any more), [`ErrorKind::InUse`] if it is being resumed,

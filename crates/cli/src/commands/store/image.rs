@@ -148,6 +148,16 @@ fn prune(store: &Store) -> anyhow::Result<ExitCode> {
         stale.removed,
         stale.freed_bytes / MIB
     ))?;
+
+    // They are the only copies of sandboxes.
+    let states: Vec<_> = store.saved_states().list()?.into_iter().flatten().collect();
+    if !states.is_empty() {
+        let bytes: u64 = states.iter().map(|state| state.disk_bytes).sum();
+        let (count, mib) = (states.len(), bytes / MIB);
+        print_line(&format!(
+            "kept {count} saved states of sandboxes, {mib} MiB"
+        ))?;
+    }
     Ok(ExitCode::SUCCESS)
 }
 
