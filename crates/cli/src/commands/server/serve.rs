@@ -31,10 +31,7 @@ pub(crate) fn run(args: &ServeArgs, host: &HostArgs, descriptors: u64) -> anyhow
 async fn serve(args: &ServeArgs, host: &HostArgs, descriptors: u64) -> anyhow::Result<()> {
     let shares = DescriptorShares::of(descriptors);
     let config = config(args, host);
-    let settings = Settings {
-        max_vm_connections: shares.vm_connections,
-        ..settings(args)?
-    };
+    let settings = settings(args, &shares)?;
 
     // Install the handlers before the socket is announced, so that an early signal ends the server cleanly.
     let mut terminate = signal(SignalKind::terminate())?;
@@ -95,13 +92,14 @@ fn config(args: &ServeArgs, host: &HostArgs) -> Config {
     config
 }
 
-fn settings(args: &ServeArgs) -> anyhow::Result<Settings> {
+fn settings(args: &ServeArgs, shares: &DescriptorShares) -> anyhow::Result<Settings> {
     Ok(Settings {
         state: args.state.clone().unwrap_or_else(Store::default_path),
         allowed_hosts: args.host.clone(),
         requests_per_second: args.rate,
         drain_timeout: Duration::from_secs(args.drain_s),
         max_timeout_s: args.timeout.seconds,
+        max_vm_connections: shares.vm_connections,
         allow_private_networks_for_keys: args.keys_reach_private,
         mcp_policy: load_network(&args.mcp_network)?,
         ..Settings::default()
@@ -166,6 +164,21 @@ mod tests {
                 left >= usize::try_from(descriptors / 4).unwrap(),
                 "{shares:?}"
             );
+        }
+    }
+
+    #[test]
+    fn vms_get_their_share_of_the_descriptors() {
+        #[derive(clap::Parser)]
+        struct Server {
+            #[command(flatten)]
+            args: ServeArgs,
+        }
+
+        let server = <Server as clap::Parser>::parse_from(["serve"]);
+        for descriptors in [64, 4096] {
+            let settings = settings(&server.args, &DescriptorShares::of(descriptors)).unwrap();
+            assert_eq!(settings.max_vm_connections as u64, descriptors / 4);
         }
     }
 }
