@@ -37,5 +37,7 @@ async fn talk(size: usize, answers: Vec<u8>) {
     );
     drop(answers);
     while events.try_recv().is_ok() {}
+    // The monitor reads nothing more after an invalid message, so QEMU may wait until its connection ends.
+    drop(monitor);
     let _ = qemu.await;
 }

@@ -34,21 +34,27 @@ fn programs_of_each_language_run_from_hot_images() {
     let programs = [
         (
             "python",
-            "import sys; print('out'); print('err', file=sys.stderr); sys.exit(3)",
+            "import sys; print('out', __file__[-7:]); print('err', file=sys.stderr); sys.exit(3)",
+            "out main.py\n",
         ),
         (
             "javascript",
-            "console.log('out'); console.error('err'); process.exit(3)",
+            "console.log('out', import.meta.file); console.error('err'); process.exit(3)",
+            "out main.ts\n",
         ),
-        ("shell", "echo out; echo err >&2; exit 3"),
+        (
+            "shell",
+            "echo out $0; echo err >&2; exit 3",
+            "out main.sh\n",
+        ),
     ];
 
-    for (language, code) in programs {
+    for (language, code, stdout) in programs {
         let (outcome, exit_code) = json(language, code, &[]);
         assert_eq!(outcome["source"], "hot_image", "{outcome}");
         assert_eq!(
             (&outcome["stdout"], &outcome["stderr"], exit_code),
-            (&"out\n".into(), &"err\n".into(), 3),
+            (&stdout.into(), &"err\n".into(), 3),
             "{outcome}"
         );
     }

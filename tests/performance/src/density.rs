@@ -17,7 +17,7 @@ const VMS: usize = 8;
 const IDLE_TIME: Duration = Duration::from_secs(30);
 
 /// The processor time of a number of VMs and of this process.
-struct ProcessorTime {
+pub(crate) struct ProcessorTime {
     /// The time of this process, including threads that have exited.
     own: Duration,
     /// The time of each running thread of the VMs, by process and thread id.
@@ -26,7 +26,7 @@ struct ProcessorTime {
 
 impl ProcessorTime {
     /// Reads the processor time used so far.
-    fn read(sandboxes: &[Sandbox]) -> anyhow::Result<Self> {
+    pub(crate) fn read(sandboxes: &[Sandbox]) -> anyhow::Result<Self> {
         let mut threads = HashMap::new();
         for pid in sandboxes.iter().map(Sandbox::process_id) {
             for entry in std::fs::read_dir(format!("/proc/{pid}/task"))? {
@@ -54,7 +54,7 @@ impl ProcessorTime {
     ///
     /// Each thread is compared with itself: when a thread exits, its time leaves `/proc`, so that the sum over all
     /// threads may be less than before. The time between the earlier reading and a thread's exit is not counted.
-    fn since(&self, earlier: &Self) -> Duration {
+    pub(crate) fn since(&self, earlier: &Self) -> Duration {
         let of_threads = self.threads.iter().map(|(thread, now)| {
             let before = earlier.threads.get(thread).copied().unwrap_or_default();
             now.saturating_sub(before)
@@ -65,7 +65,7 @@ impl ProcessorTime {
 }
 
 /// Returns the memory of a process in MiB: its proportional share, and what only it has.
-fn memory(pid: u32) -> anyhow::Result<(f64, f64)> {
+pub(crate) fn memory(pid: u32) -> anyhow::Result<(f64, f64)> {
     let text = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup"))?;
     let mib = |name: &str| {
         let line = text.lines().find(|line| line.starts_with(name));

@@ -8,6 +8,7 @@
 //! `cargo xtask bench` builds everything and calls it.
 
 mod part;
+mod idle;
 mod density;
 mod packages;
 mod network;

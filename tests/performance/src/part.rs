@@ -6,7 +6,7 @@ use anyhow::{Context, bail};
 use fumehood_engine::{Config, Engine, Qemu};
 
 use crate::floor::FloorGuest;
-use crate::{density, network, packages, sessions, starts};
+use crate::{density, idle, network, packages, sessions, starts};
 
 /// A part of the measurements.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,6 +21,7 @@ pub(crate) enum Part {
     Forks,
     Boots,
     Density,
+    Idle,
     Blocks,
 }
 
@@ -33,7 +34,7 @@ pub(crate) struct Bench<'a> {
 
 impl Part {
     /// All parts in the order in which they run. `parts.txt` lists their names for `cargo xtask bench`.
-    const ALL: [Self; 11] = [
+    const ALL: [Self; 12] = [
         Self::Restores,
         Self::Images,
         Self::Kept,
@@ -44,6 +45,7 @@ impl Part {
         Self::Forks,
         Self::Boots,
         Self::Density,
+        Self::Idle,
         Self::Blocks,
     ];
 
@@ -59,6 +61,7 @@ impl Part {
             Self::Forks => "forks",
             Self::Boots => "boots",
             Self::Density => "density",
+            Self::Idle => "idle",
             Self::Blocks => "blocks",
         }
     }
@@ -102,6 +105,7 @@ impl Part {
             Self::Forks => starts::forks(engine, &floor_guest().await?, rounds).await,
             Self::Boots => starts::boots(engine, program, rounds).await,
             Self::Density => density::measure(engine).await,
+            Self::Idle => idle::measure(rounds as usize).await,
             Self::Blocks => density::translated_blocks(engine).await,
         };
         result.with_context(|| format!("the part `{}` failed", self.name()))

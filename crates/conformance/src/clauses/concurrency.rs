@@ -84,7 +84,7 @@ pub(super) const CLAUSES: &[Clause] = &[
 
 fn synchronous(lab: &Lab<'_>) -> Check {
     let mut client = lab.seed()?;
-    client.send(&shell("sleep 0.3; echo one"))?;
+    client.send(&shell("sleep 2; echo one"))?;
     client.line(r#"{"action":"ping"}"#)?;
     client.line("rubbish")?;
     client.send(&shell("echo two"))?;
@@ -272,25 +272,42 @@ fn connections_are_independent(lab: &Lab<'_>) -> Check {
     other.ping()
 }
 
+/// How many times in a row a program must have written nothing new to count as stopped.
+const STOPPED: usize = 4;
+
 fn back_pressure(lab: &Lab<'_>) -> Check {
     lab.needs_several()?;
     let file = format!("/tmp/{}", lab.tag);
     let mut slow = lab.seed()?;
-    // More than any buffer on the way holds.
-    slow.send(&shell(&format!(
-        "head -c 24000000 /dev/zero | tr '\\0' x; echo done > {file}"
-    )))?;
+    // More than any buffer on the way holds. The file gets a byte for each of 240 pieces.
+    let code = format!(
+        "import os
+done = os.open('{file}', os.O_WRONLY | os.O_CREAT, 0o600)
+piece = b'x' * 100000
+for _ in range(240):
+    left = memoryview(piece)
+    while left: left = left[os.write(1, left):]
+    os.write(done, b'.')"
+    );
+    slow.send(&python(&code))?;
     slow.receive()?.expect("stdout")?;
 
     let mut other = lab.second()?;
-    for _ in 0..6 {
-        let outcome =
-            succeed(other.run(&shell(&format!("sleep 0.5; cat {file} 2>/dev/null; true")))?)?;
+    let (mut before, mut same) = (None, 0);
+    while same < STOPPED {
+        let outcome = succeed(other.run(&shell(&format!("sleep 0.5; wc -c < {file}")))?)?;
+        let written = outcome.out().trim().to_owned();
         ensure!(
-            outcome.stdout.is_empty(),
+            written != "240",
             "the program wrote 24 MB that nobody read: {}",
             outcome.show()
         );
+        same = if before.as_ref() == Some(&written) {
+            same + 1
+        } else {
+            0
+        };
+        before = Some(written);
     }
     drop(slow);
     other.ping()

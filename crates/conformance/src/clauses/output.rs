@@ -67,11 +67,11 @@ fn wait_for(client: &mut Connection, outcome: &mut Outcome, text: &str) -> Check
     Ok(())
 }
 
-/// Fails unless this text arrives well before the end of a program that waits for two seconds after it.
+/// Fails unless this text arrives well before the end of a program that waits for four seconds after it.
 fn arrives_before_end(lab: &Lab<'_>, code: &str, text: &str) -> Check {
     let mut client = lab.seed()?;
     let mut outcome = Outcome::default();
-    client.send(&shell(&format!("{code}; sleep 2")))?;
+    client.send(&shell(&format!("{code}; sleep 4")))?;
     wait_for(&mut client, &mut outcome, text)?;
 
     let arrived = Instant::now();
@@ -79,7 +79,7 @@ fn arrives_before_end(lab: &Lab<'_>, code: &str, text: &str) -> Check {
     let before = arrived.elapsed();
     ensure!(
         before > Duration::from_secs(1),
-        "{text:?} arrived {before:?} before the end of a program that waited for 2 seconds"
+        "{text:?} arrived {before:?} before the end of a program that waited for 4 seconds"
     );
     succeed(outcome).map(drop)
 }

@@ -271,6 +271,23 @@ mod tests {
     }
 
     #[test]
+    fn nothing_else_probes_during_a_probe() {
+        let place = tempfile::tempdir().unwrap();
+        let place = place.path();
+        let lock = || {
+            let file = open(&place.join(FILE), true).unwrap();
+            flock(&file, FlockOperation::NonBlockingLockExclusive)
+        };
+
+        let probe = || {
+            assert_eq!(lock(), Err(rustix::io::Errno::WOULDBLOCK));
+            Ok(FAST)
+        };
+        assert_eq!(decide(&[place.to_path_buf()], &key("a"), probe), Ok(FAST));
+        assert_eq!(lock(), Ok(()));
+    }
+
+    #[test]
     fn an_error_is_not_kept() {
         let place = tempfile::tempdir().unwrap();
         let places = [place.path().to_path_buf()];

@@ -13,7 +13,7 @@ use super::restore::WaitingProcess;
 use super::state::{Snapshot, WithProcess};
 use super::template::{BuildResult, Templates};
 use super::template_spec::TemplateSpec;
-use super::warmup::{quiesce, refresh, run_first_program, run_primer};
+use super::warmup::{has_second_file, quiesce, refresh, run_first_program, run_primer};
 use crate::agent::{Channel, GuestInit};
 use crate::error::{Error, ErrorKind};
 use crate::vm::{StartedVm, VmFactory};
@@ -24,9 +24,11 @@ const MISSING_TIMEOUT: Duration = Duration::from_secs(1);
 /// Maximum number of images that an engine holds open: each takes some 60 descriptors.
 const MAX_OPEN: usize = 24;
 
-/// Number of programs that run before the state is saved. The interpreter that waits while the first one runs has another
-/// file, `main.2.py`; the one that waits while the second one runs has `main.py` again.
+/// Number of programs that run before the state is saved.
 const FIRST_PROGRAMS: usize = 2;
+
+/// Maximum number of further programs until the interpreter that waits has the file `main.py`.
+const MAX_FURTHER_PROGRAMS: usize = 4;
 
 /// The hot images of one engine: QEMU processes that were saved after they had run programs, with the code that they
 /// translated.
@@ -470,6 +472,15 @@ async fn hot_snapshot(
         run_first_program(&channel, spec.language).await?;
     }
     run_primer(&channel, spec).await?;
+
+    // Programs see the name of their file, which must not depend on how fast this guest was.
+    for _ in 0..MAX_FURTHER_PROGRAMS {
+        if !has_second_file(&channel, spec.language).await? {
+            break;
+        }
+        run_first_program(&channel, spec.language).await?;
+        run_primer(&channel, spec).await?;
+    }
     run_primer(&channel, spec).await?;
     take_turn().await?;
 

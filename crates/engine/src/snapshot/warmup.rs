@@ -1,7 +1,8 @@
 use std::time::Duration;
 
 use fumehood_protocol::{
-    ActionTag, Complete, EnvVars, Exec, Language, Quiesce, Refresh, Request, Stream,
+    ActionTag, Complete, EnvVars, Exec, GuestPath, Language, Quiesce, Refresh, Request, Stat,
+    Stream,
 };
 
 use super::running_programs::RunningPrograms;
@@ -97,6 +98,37 @@ pub(super) async fn run_first_program(channel: &Channel, language: Language) -> 
     let output = String::from_utf8_lossy(&output);
     let message = format!("warming up a VM failed: a program wrote {output:?} instead of 42");
     Err(Error::new(ErrorKind::Boot, message))
+}
+
+/// Whether the interpreter that waits has another file than `main.py` (or `main.ts`, `main.sh`): the last program still had
+/// that one when the interpreter started, since the end of a program is reported before its file is removed.
+///
+/// # Errors
+/// Returns [`ErrorKind::Boot`] if the guest does not answer as specified.
+pub(super) async fn has_second_file(channel: &Channel, language: Language) -> Result<bool, Error> {
+    let name = match language {
+        Language::Python => "main.2.py",
+        Language::Javascript => "main.2.ts",
+        Language::Shell => "main.2.sh",
+    };
+    let failed = |why: &str| {
+        let message = format!("looking for {name} in a warm VM failed: {why}");
+        Error::new(ErrorKind::Boot, message)
+    };
+
+    let request = |op_id| {
+        Request::Stat(Stat {
+            action: ActionTag,
+            op_id: Some(op_id),
+            path: GuestPath::new(name),
+        })
+    };
+    match channel.ask(request, PRIMER_TIMEOUT).await {
+        Ok(OperationEvent::Answer(_)) => Ok(true),
+        Ok(OperationEvent::Refused(_)) => Ok(false),
+        Ok(other) => Err(failed(&format!("unexpected answer: {other:?}"))),
+        Err(error) => Err(failed(&error.to_string())),
+    }
 }
 
 /// The output of the program of [`run_first_program`].

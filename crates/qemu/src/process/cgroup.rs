@@ -297,6 +297,14 @@ fn start_time(pid: u32) -> Option<u64> {
 }
 
 #[cfg(test)]
+impl Hierarchy {
+    /// The name of a cgroup whose owner was killed: no process of this id has started at tick 1.
+    pub(super) fn name_of_a_killed_owner() -> String {
+        format!("{PREFIX}{}-1-{}-0", std::process::id(), namespaces())
+    }
+}
+
+#[cfg(test)]
 mod tests {
     use super::*;
 
@@ -322,8 +330,7 @@ mod tests {
         let pid = std::process::id();
         let names = [
             format!("{PREFIX}{}-0", owner_id()),
-            // No process of this id has started at tick 1.
-            format!("{PREFIX}{pid}-1-{}-0", namespaces()),
+            Hierarchy::name_of_a_killed_owner(),
             // This may be the owner's id in another namespace of processes, or its start in another one of time.
             format!("{PREFIX}{pid}-1-1.1-0"),
             format!("{PREFIX}unrelated"),
@@ -371,8 +378,7 @@ mod tests {
 
     #[test]
     fn a_sweep_kills_what_has_outlived_a_killed_owner() {
-        // No process of this id has started at tick 1.
-        let name = format!("{PREFIX}{}-1-{}-0", std::process::id(), namespaces());
+        let name = Hierarchy::name_of_a_killed_owner();
         let Some((hierarchy, directory)) = create_cgroup(&name) else {
             return;
         };

@@ -51,7 +51,7 @@ impl Starter {
         spec: &ProcessSpec,
         keep_alive: Option<KeepAlive>,
     ) -> Result<Process, ProcessError> {
-        self.sweep();
+        self.sweep(Instant::now());
 
         loop {
             let (layer, reason) = match self.attempt(spec, keep_alive.clone()) {
@@ -82,10 +82,13 @@ impl Starter {
     }
 
     /// Ends what killed owners may have left behind. A server lives for long, so it looks again.
-    fn sweep(&mut self) {
-        let is_due = self.swept.is_none_or(|at| at.elapsed() > SWEEP_INTERVAL);
-        if let Some(hierarchy) = self.hierarchy.as_ref().filter(|_| is_due) {
-            self.swept = hierarchy.sweep().then(Instant::now);
+    fn sweep(&mut self, now: Instant) {
+        let is_due = |at: Instant| now.saturating_duration_since(at) > SWEEP_INTERVAL;
+        if !self.swept.is_none_or(is_due) {
+            return;
+        }
+        if let Some(hierarchy) = &self.hierarchy {
+            self.swept = hierarchy.sweep().then_some(now);
         }
     }
 
@@ -166,5 +169,39 @@ fn default_reason(layer: IsolationLayer) -> &'static str {
             "this kernel has no Landlock, or one that does not restrict signals and sockets"
         }
         IsolationLayer::Cgroup => "a cgroup cannot be created",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cgroups_of_killed_owners_are_removed_again_and_again() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut starter = Starter::new(LaunchConfig {
+            launcher: PathBuf::new(),
+            program: PathBuf::new(),
+            devices: Vec::new(),
+            user: User::Same,
+            user_of_host_devices: User::Same,
+            require_all_layers: false,
+        });
+        starter.hierarchy = Some(Hierarchy::Unified(directory.path().to_path_buf()));
+
+        let abandoned = directory.path().join(Hierarchy::name_of_a_killed_owner());
+        let abandon = || std::fs::create_dir(&abandoned).unwrap();
+
+        let start = Instant::now();
+        abandon();
+        starter.sweep(start);
+        assert!(!abandoned.exists());
+
+        // Another owner is killed while this one lives.
+        abandon();
+        starter.sweep(start + SWEEP_INTERVAL);
+        assert!(abandoned.exists(), "each start would read the directory");
+        starter.sweep(start + SWEEP_INTERVAL + Duration::from_millis(1));
+        assert!(!abandoned.exists());
     }
 }

@@ -1,18 +1,22 @@
 //! The parts of a request, parsed, with errors that name the field.
 
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
-use axum::body::Body;
+use axum::body::{Body, HttpBody};
 use axum::extract::{FromRequest, FromRequestParts, Request};
 use axum::http::HeaderMap;
-use axum::http::header::CONTENT_TYPE;
+use axum::http::header::{CONTENT_TYPE, EXPECT};
 use axum::http::request::Parts;
 use axum::response::{IntoResponse, Response};
 use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt;
+use hyper::body::{Frame, SizeHint};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use tokio::runtime::Handle;
 
 use crate::error::{ApiError, ApiErrorKind};
 use crate::owner::{Identity, Owner};
@@ -237,6 +241,80 @@ pub(super) async fn next_chunk(body: &mut Body) -> Result<Option<Bytes>, ApiErro
                 }
             }
         }
+    }
+}
+
+/// How much of a body is read after its request was answered, in bytes.
+pub(super) const MAX_DRAINED_BYTES: usize = 64 * 1024 * 1024;
+
+/// How long a body is read after its request was answered.
+pub(super) const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// What a body must be to be read in the background.
+pub(super) trait Drainable: HttpBody<Data = Bytes> + Send + Unpin + 'static {}
+
+impl<B: HttpBody<Data = Bytes> + Send + Unpin + 'static> Drainable for B {}
+
+/// A body that is read to its end, within bounds, if the answer does not wait for it. Otherwise the connection would be
+/// closed while its client still sends, and many clients would report that instead of the answer.
+pub(super) struct RequestBody<B: Drainable> {
+    body: Option<B>,
+    is_drained: bool,
+}
+
+impl<B: Drainable> RequestBody<B> {
+    /// Wraps the body of a request.
+    pub(super) fn wrap(request: axum::http::Request<B>) -> axum::http::Request<Self> {
+        // A client that waits for permission to send a body gets its answer before.
+        let is_drained = !request.headers().contains_key(EXPECT);
+        request.map(|body| Self {
+            body: Some(body),
+            is_drained,
+        })
+    }
+}
+
+impl<B: Drainable> Drop for RequestBody<B> {
+    fn drop(&mut self) {
+        let rest = self.body.take().filter(|body| !body.is_end_stream());
+        if let (Some(rest), true, Ok(runtime)) = (rest, self.is_drained, Handle::try_current()) {
+            runtime.spawn(tokio::time::timeout(DRAIN_TIMEOUT, drain(rest)));
+        }
+    }
+}
+
+/// Reads a body and drops its bytes.
+async fn drain(mut body: impl Drainable) {
+    let mut bytes = 0;
+    while let Some(Ok(frame)) = body.frame().await {
+        bytes += frame.data_ref().map_or(0, Bytes::len);
+        if bytes >= MAX_DRAINED_BYTES {
+            return;
+        }
+    }
+}
+
+impl<B: Drainable> HttpBody for RequestBody<B> {
+    type Data = Bytes;
+    type Error = B::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
+        match &mut self.body {
+            Some(body) => Pin::new(body).poll_frame(context),
+            None => Poll::Ready(None),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.as_ref().is_none_or(HttpBody::is_end_stream)
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        let hint = self.body.as_ref().map(HttpBody::size_hint);
+        hint.unwrap_or_default()
     }
 }
 

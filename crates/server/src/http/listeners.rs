@@ -24,6 +24,7 @@ use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio_io_timeout::TimeoutStream;
 
 use super::connections::{Connection, Connections};
+use super::extract::RequestBody;
 use super::middleware::Transport;
 use super::routes::app;
 use crate::auth::api_keys;
@@ -338,7 +339,7 @@ pub(super) async fn serve_connection(
     let (app, handle) = (TowerToHyperService::new(router), connection.clone());
     let service = service_fn(move |mut request: Request<Incoming>| {
         request.extensions_mut().insert(handle.clone());
-        app.call(request)
+        app.call(RequestBody::wrap(request))
     });
 
     let served = builder.serve_connection(TokioIo::new(Box::pin(stream)), service);
@@ -364,6 +365,24 @@ mod tests {
 
         assert!(accepted::<()>(Err(shortage), &connections).await.is_none());
         let closed = tokio::time::timeout(Duration::from_secs(1), unused.closed());
+        closed.await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn an_address_has_a_share_of_the_connections() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let connections = Connections::new(8);
+
+        let mut open = Vec::new();
+        for _ in 0..3 {
+            let accepted = accept_tcp(Some(&listener), &connections);
+            let (client, accepted) = tokio::join!(TcpStream::connect(address), accepted);
+            open.push((client.unwrap(), accepted.unwrap().1));
+        }
+
+        // A quarter of them: the third one closes the first.
+        let closed = tokio::time::timeout(Duration::from_secs(10), open[0].1.closed());
         closed.await.unwrap();
     }
 

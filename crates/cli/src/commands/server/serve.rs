@@ -36,10 +36,7 @@ pub(crate) fn run(args: &ServeArgs, host: &HostArgs, descriptors: u64) -> anyhow
 async fn serve(args: &ServeArgs, host: &HostArgs, descriptors: u64) -> anyhow::Result<()> {
     let shares = DescriptorShares::of(descriptors);
     let config = config(args, host);
-    let settings = Settings {
-        max_vm_connections: shares.vm_connections,
-        ..settings(args)?
-    };
+    let settings = settings(args, &shares)?;
 
     // Install the handlers before the socket is announced, so that an early signal ends the server cleanly.
     let mut terminate = signal(SignalKind::terminate())?;
@@ -100,7 +97,7 @@ fn config(args: &ServeArgs, host: &HostArgs) -> Config {
     config
 }
 
-fn settings(args: &ServeArgs) -> anyhow::Result<Settings> {
+fn settings(args: &ServeArgs, shares: &DescriptorShares) -> anyhow::Result<Settings> {
     Ok(Settings {
         state: args.state.clone().unwrap_or_else(Store::default_path),
         allowed_hosts: args.host.clone(),
@@ -115,6 +112,7 @@ fn settings(args: &ServeArgs) -> anyhow::Result<Settings> {
         max_state_bytes_per_key: args.max_state_gib << 30,
         max_state_days: args.max_state_days,
         max_timeout_s: args.timeout.seconds,
+        max_vm_connections: shares.vm_connections,
         allow_private_networks_for_keys: args.keys_reach_private,
         mcp_policy: load_network(&args.mcp_network)?,
         ..Settings::default()
@@ -179,6 +177,21 @@ mod tests {
                 left >= usize::try_from(descriptors / 4).unwrap(),
                 "{shares:?}"
             );
+        }
+    }
+
+    #[test]
+    fn vms_get_their_share_of_the_descriptors() {
+        #[derive(clap::Parser)]
+        struct Server {
+            #[command(flatten)]
+            args: ServeArgs,
+        }
+
+        let server = <Server as clap::Parser>::parse_from(["serve"]);
+        for descriptors in [64, 4096] {
+            let settings = settings(&server.args, &DescriptorShares::of(descriptors)).unwrap();
+            assert_eq!(settings.max_vm_connections as u64, descriptors / 4);
         }
     }
 }

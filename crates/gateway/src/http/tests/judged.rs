@@ -231,8 +231,10 @@ async fn a_method_in_a_header_is_checked_as_well() {
         let request = "POST / HTTP/1.1\r\nHost: example.com\r\nContent-Length: 0\r\n";
         rig.send(&format!("{request}{header}: DELETE\r\n\r\n"))
             .await;
-        let received = last(&mut rig.guest).await;
+        let received = tokio::select! {
+            received = last(&mut rig.guest) => received,
+            _ = rig.servers.recv() => panic!("{header}: the request was forwarded"),
+        };
         assert!(received.starts_with("HTTP/1.1 403 "), "{received}");
-        rig.assert_no_server_contacted();
     }
 }

@@ -1,11 +1,13 @@
 //! Callers that take much and give nothing: answers that nobody reads, bodies that never end, connections without requests.
 
+use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use axum::body::Body;
 use axum::extract::FromRequest;
-use axum::http::{Method, StatusCode};
+use axum::http::{Method, Request, StatusCode};
 use axum::response::Response;
 use bytes::Bytes;
 use fumehood_engine::{Event, Retry, Run};
@@ -23,7 +25,9 @@ use crate::api::responses::{RunError, RunKind};
 use crate::auth::api_keys;
 use crate::error::ApiErrorKind;
 use crate::http::connections::Connections;
-use crate::http::extract::{MAX_BODY_BYTES, RunJson, read_body};
+use crate::http::extract::{
+    DRAIN_TIMEOUT, MAX_BODY_BYTES, MAX_DRAINED_BYTES, RequestBody, RunJson, read_body,
+};
 use crate::http::listeners::serve_connection;
 use crate::http::{Listeners, Transport, app};
 use crate::owner::Owner;
@@ -371,4 +375,80 @@ async fn the_request_of_a_run_counts_until_it_has_ended() {
     // One that has ended before holds nothing.
     task.hold_request(quota.charge(MIB).unwrap());
     assert_eq!(service.0.memory.total(), 0);
+}
+
+/// A request whose body never ends. Returns it with the number of pieces that were read.
+fn endless(headers: &[(&str, &str)]) -> (Request<RequestBody<Body>>, Arc<AtomicUsize>) {
+    let read = Arc::new(AtomicUsize::new(0));
+    let count = read.clone();
+    let pieces = stream::repeat_with(move || {
+        count.fetch_add(1, Ordering::Relaxed);
+        Ok::<_, io::Error>(Bytes::from_static(&[0; MIB]))
+    });
+
+    let mut request = Request::builder();
+    for (name, value) in headers {
+        request = request.header(*name, *value);
+    }
+    let request = request.body(Body::from_stream(pieces)).unwrap();
+    (RequestBody::wrap(request), read)
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_rest_of_a_body_is_read_within_bounds() {
+    let (request, read) = endless(&[]);
+    drop(request);
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(read.load(Ordering::Relaxed), MAX_DRAINED_BYTES / MIB);
+
+    let (request, read) = endless(&[("expect", "100-continue")]);
+    drop(request);
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(read.load(Ordering::Relaxed), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_body_that_stops_is_not_waited_for() {
+    let held = Arc::new(());
+    let captured = held.clone();
+    let pieces = stream::pending::<Result<Bytes, io::Error>>().map(move |piece| {
+        let _ = &captured;
+        piece
+    });
+    drop(RequestBody::wrap(Request::new(Body::from_stream(pieces))));
+
+    tokio::time::sleep(DRAIN_TIMEOUT - Duration::from_secs(1)).await;
+    assert_eq!(Arc::strong_count(&held), 2);
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert_eq!(Arc::strong_count(&held), 1);
+}
+
+#[tokio::test]
+async fn an_answer_that_does_not_wait_for_the_body_arrives() {
+    let TestServer { service, .. } = test_server();
+    let key = api_keys::create(&service.0.store, "ci", false).unwrap();
+    let address = listen(&service, Listeners::default()).await;
+
+    for (key, status) in [(key.as_str(), 404), ("wrong", 401)] {
+        let mut client = TcpStream::connect(address).await.unwrap();
+        let body = vec![0; 16 * MIB];
+        let head = format!(
+            "PUT /v1/sandboxes/sb_lost/files/content?path=x HTTP/1.1\r\nhost: localhost\r\n\
+             authorization: Bearer {key}\r\ncontent-length: {}\r\n\r\n",
+            body.len()
+        );
+
+        // As many clients do: everything is sent first.
+        client.write_all(head.as_bytes()).await.unwrap();
+        timeout(DEADLINE, client.write_all(&body))
+            .await
+            .unwrap()
+            .unwrap();
+        let mut line = vec![0; "HTTP/1.1 404".len()];
+        timeout(DEADLINE, client.read_exact(&mut line))
+            .await
+            .unwrap()
+            .unwrap();
+        assert_eq!(String::from_utf8_lossy(&line), format!("HTTP/1.1 {status}"));
+    }
 }
