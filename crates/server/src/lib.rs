@@ -45,8 +45,9 @@ pub use api::requests::{
 };
 pub use api::responses::{
     CheckpointResponse, FileContent, FileResponse, RunError, RunKind, RunOutcome, RunOutput,
-    RunResponse, RunState, SandboxResponse, SandboxState,
+    RunResponse, RunState,
 };
+pub use api::sandbox_responses::{SandboxResponse, SandboxState};
 pub use auth::api_keys;
 pub use error::{ApiError, ApiErrorKind, ErrorResponse};
 pub use http::{ListenError, Listeners, Transport, app, default_socket, openapi};
@@ -55,7 +56,7 @@ pub use service::{Service, Settings};
 pub use state::event_log::{EventLog, EventSubscriber, LoggedEvent};
 pub use state::run_task::RunTask;
 pub use state::runs::RunLookup;
-pub use state::sandbox_body::SandboxUse;
-pub use state::sandbox_handle::SandboxHandle;
+pub use state::sandbox::SandboxHandle;
+pub use state::sandbox::SandboxUse;
 pub use storage::database::{Store, StoreError};
 pub use storage::idempotency::IdempotencyKey;

@@ -7,6 +7,7 @@ pub(crate) mod object_name;
 pub(crate) mod program;
 pub(crate) mod requests;
 pub(crate) mod responses;
+pub(crate) mod sandbox_responses;
 pub(crate) mod timeouts;
 pub(crate) mod timestamp;
 mod whole_number;

@@ -26,7 +26,7 @@ use super::files::PathQuery;
 use crate::api::responses::FileResponse;
 use crate::error::{ApiError, ApiErrorKind};
 use crate::service::Service;
-use crate::state::sandbox_handle::SandboxHandle;
+use crate::state::sandbox::SandboxHandle;
 use crate::sync::lock;
 
 /// The largest file content, in bytes.

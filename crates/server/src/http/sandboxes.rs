@@ -15,11 +15,14 @@ use crate::api::requests::{
     TimeoutsRequest,
 };
 use crate::api::responses::{
-    CheckpointListResponse, CheckpointResponse, InstallResponse, OwnedSandboxListResponse,
-    PortResponse, ProcessListResponse, SandboxListResponse, SandboxResponse, SandboxState,
+    CheckpointListResponse, CheckpointResponse, InstallResponse, PortResponse, ProcessListResponse,
+};
+use crate::api::sandbox_responses::{
+    OwnedSandboxListResponse, SandboxListResponse, SandboxResponse, SandboxState,
 };
 use crate::error::ApiError;
-use crate::service::{SandboxLookup, Service};
+use crate::service::Service;
+use crate::state::sandbox::SandboxLookup;
 use crate::storage::records::Filter;
 
 /// Which sandboxes to list.

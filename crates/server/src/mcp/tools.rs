@@ -17,7 +17,7 @@ use super::sessions::{ClientGone, ResultCharge};
 use crate::api::requests::{
     NetworkRequest, OnIdle, OneShotRunRequest, SandboxRequest, SandboxRunRequest, Stdin,
 };
-use crate::api::responses::SandboxState;
+use crate::api::sandbox_responses::SandboxState;
 use crate::error::{ApiError, ApiErrorKind};
 use crate::owner::Owner;
 use crate::service::{MAX_LIST_ITEMS, Service};

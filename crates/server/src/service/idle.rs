@@ -10,9 +10,7 @@ use tokio::time::Instant;
 use super::service::Service;
 use crate::api::requests::OnIdle;
 use crate::error::ApiError;
-use crate::state::sandbox_body::{Body, PauseAccess, SavedBody};
-use crate::state::sandbox_handle::{EndCause, SandboxHandle};
-use crate::state::state_label::StateKind;
+use crate::state::sandbox::{Body, EndCause, PauseAccess, SandboxHandle, SavedBody, StateKind};
 use crate::sync::lock;
 
 /// How often a sandbox is looked at, at least and at most.

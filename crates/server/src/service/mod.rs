@@ -19,5 +19,4 @@ mod shutdown;
 mod state_quota;
 
 pub(crate) use runs::MAX_LIST_ITEMS;
-pub(crate) use sandboxes::SandboxLookup;
 pub use service::{Service, Settings};

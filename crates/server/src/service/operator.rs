@@ -1,10 +1,10 @@
 //! Operations of operators: list and end the sandboxes of all owners.
 
 use super::service::Service;
-use crate::api::responses::{OwnedSandboxResponse, SandboxResponse};
+use crate::api::sandbox_responses::{OwnedSandboxResponse, SandboxResponse};
 use crate::auth::api_keys;
 use crate::error::ApiError;
-use crate::state::sandbox_handle::EndCause;
+use crate::state::sandbox::EndCause;
 use crate::sync::lock;
 
 impl Service {

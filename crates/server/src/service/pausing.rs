@@ -3,23 +3,19 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use fumehood_engine::{
-    Error, ErrorKind, Network, PortMapping, ResumeOptions, Retry, Sandbox, SandboxEnd,
-};
+use fumehood_engine::{Error, ErrorKind, Network, PortMapping, ResumeOptions, Retry, Sandbox};
 use jiff::Timestamp;
 
-use super::sandboxes::SandboxLookup;
 use super::service::Service;
 use crate::api::requests::{NetworkRequest, ResumeRequest};
-use crate::api::responses::SandboxResponse;
+use crate::api::sandbox_responses::SandboxResponse;
 use crate::error::{ApiError, ApiErrorKind};
 use crate::owner::Owner;
 use crate::state::metrics::PauseStep;
-use crate::state::sandbox_body::{
-    Access, Body, Completion, PauseAccess, Running, SandboxUse, SavedBody,
+use crate::state::sandbox::{
+    Access, Body, Completion, EndCause, ExposedPort, PauseAccess, Running, SandboxHandle,
+    SandboxLookup, SandboxUse, SavedBody, StateKind, StateLabel,
 };
-use crate::state::sandbox_handle::{EndCause, ExposedPort, SandboxHandle};
-use crate::state::state_label::{StateKind, StateLabel};
 use crate::storage::records;
 use crate::storage::resume::{NetworkRecord, ResumeRecord, SavedRecord};
 use crate::sync::lock;
@@ -407,9 +403,4 @@ impl From<&SavedBody> for SavedRecord {
             is_checkpoint: saved.is_checkpoint,
         }
     }
-}
-
-/// Whether an end of a VM is the end of its sandbox.
-pub(super) fn is_end_of_sandbox(end: &SandboxEnd) -> bool {
-    !matches!(end, SandboxEnd::Paused(_))
 }

@@ -8,13 +8,11 @@ use jiff::Timestamp;
 
 use super::service::Service;
 use crate::api::requests::NetworkRequest;
-use crate::api::responses::{SandboxResponse, SandboxState};
+use crate::api::sandbox_responses::{SandboxResponse, SandboxState};
 use crate::api::timestamp::format_timestamp;
 use crate::error::{ApiError, ApiErrorKind};
 use crate::owner::Owner;
-use crate::state::sandbox_body::SavedBody;
-use crate::state::sandbox_handle::SandboxHandle;
-use crate::state::state_label::{StateKind, StateLabel};
+use crate::state::sandbox::{SandboxHandle, SavedBody, StateKind, StateLabel};
 use crate::storage::database::StoreError;
 use crate::storage::records::{self, SandboxRecord, Table};
 use crate::storage::resume::SavedRecord;

@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::service::Service;
 use crate::auth::api_keys;
 use crate::owner::Owner;
-use crate::state::sandbox_handle::EndCause;
+use crate::state::sandbox::EndCause;
 use crate::storage::saved_checkpoints;
 use crate::sync::lock;
 

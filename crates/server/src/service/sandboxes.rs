@@ -1,82 +1,27 @@
 //! Operations on sandboxes.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use fumehood_engine::{
-    Engine, InstalledPackage, Language, Network, PortMapping, Retry, Sandbox, SandboxEnd,
+    Engine, InstalledPackage, Language, Network, PortMapping, Sandbox, SandboxEnd,
 };
 use jiff::Timestamp;
 
 use super::idle::IdleWatch;
-use super::pausing::is_end_of_sandbox;
 use super::runs::check_memory_limit;
 use super::service::Service;
 use crate::api::object_name::ObjectName;
 use crate::api::requests::{OnIdle, SandboxRequest, TimeoutsRequest};
-use crate::api::responses::{SandboxResponse, SandboxState};
+use crate::api::sandbox_responses::{SandboxResponse, SandboxState};
 use crate::api::timeouts::Timeouts;
 use crate::api::timestamp::format_timestamp;
 use crate::error::{ApiError, ApiErrorKind};
 use crate::id::new_id;
 use crate::owner::Owner;
-use crate::state::sandbox_body::Body;
-use crate::state::sandbox_handle::{Description, EndCause, SandboxHandle};
+use crate::state::sandbox::{Body, Description, EndCause, SandboxHandle, SandboxLookup};
 use crate::storage::records::{self, Filter, Table, find, list};
 use crate::sync::lock;
-
-/// A sandbox that was looked up.
-#[derive(Debug)]
-pub(crate) enum SandboxLookup {
-    /// The sandbox has not ended. It may be paused.
-    Living(Arc<SandboxHandle>),
-    /// The sandbox has ended, and only its record is left.
-    Ended(Box<SandboxResponse>),
-}
-
-impl SandboxLookup {
-    /// Returns the sandbox's id.
-    pub(crate) fn id(&self) -> &str {
-        match self {
-            Self::Living(sandbox) => sandbox.id(),
-            Self::Ended(response) => &response.id,
-        }
-    }
-
-    /// Returns the sandbox as callers see it.
-    pub(crate) fn into_response(self) -> SandboxResponse {
-        match self {
-            Self::Living(sandbox) => sandbox.response(),
-            Self::Ended(response) => *response,
-        }
-    }
-
-    /// Returns the sandbox if it has not ended.
-    ///
-    /// # Errors
-    /// [`ApiErrorKind::Lost`] with the reason if it has ended.
-    pub(crate) fn into_living(self) -> Result<Arc<SandboxHandle>, ApiError> {
-        match self {
-            Self::Living(sandbox) => Ok(sandbox),
-            Self::Ended(response) => {
-                let why = response.ended_why.unwrap_or_default();
-                let message = format!("the sandbox has ended: {why}; start a new one");
-                let error = ApiError::new(ApiErrorKind::Lost, message);
-                Err(ApiError {
-                    ended: response.ended.map(String::into_boxed_str),
-                    ..error.with_retry(Retry::Never)
-                })
-            }
-        }
-    }
-}
-
-/// The sandboxes that one owner is starting: their number, and the names that they will have.
-#[derive(Debug, Default)]
-pub(crate) struct Starting {
-    count: usize,
-    names: HashSet<ObjectName>,
-}
 
 /// Counts sandboxes that are being started against their owner's limit, and reserves their name, until it is dropped.
 pub(super) struct StartReservation {
@@ -263,7 +208,7 @@ impl Service {
         };
 
         // The state of a paused sandbox is on disk: the sandbox continues from it.
-        if is_end_of_sandbox(&end) {
+        if !matches!(end, SandboxEnd::Paused(_)) {
             let (ended, why) = handle.end_reason(&end);
             self.finish(&handle, ended, why);
         }

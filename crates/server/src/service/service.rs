@@ -11,7 +11,6 @@ use fumehood_engine::{ConnectionBudget, Engine, Error, Limits};
 use tokio::sync::{Notify, Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 
-use super::sandboxes::Starting;
 use crate::api::requests::OnIdle;
 use crate::auth::api_keys::KeyCache;
 use crate::auth::rate_limit::RateLimiter;
@@ -23,8 +22,7 @@ use crate::state::memory_budget::{MemoryBudget, Quota};
 use crate::state::metrics::MetricsByOwner;
 use crate::state::revocations::Revocations;
 use crate::state::runs::RunTable;
-use crate::state::sandbox_body::SavedBody;
-use crate::state::sandbox_handle::SandboxHandle;
+use crate::state::sandbox::{SandboxHandle, SavedBody, Starting};
 use crate::storage::database::{Store, StoreError};
 use crate::storage::idempotency::KeyLocks;
 use crate::storage::resume;

@@ -7,7 +7,7 @@ use tokio::task::JoinSet;
 
 use super::service::Service;
 use crate::error::ApiError;
-use crate::state::sandbox_handle::{EndCause, SandboxHandle};
+use crate::state::sandbox::{EndCause, SandboxHandle};
 use crate::sync::lock;
 
 impl Service {

@@ -10,7 +10,7 @@ use crate::api::requests::{LifetimeCounts, OnIdle};
 use crate::api::timeouts::Timeouts;
 use crate::error::{ApiError, ApiErrorKind};
 use crate::owner::Owner;
-use crate::state::sandbox_handle::{EndCause, SandboxHandle};
+use crate::state::sandbox::{EndCause, SandboxHandle};
 use crate::storage::saved_checkpoints;
 use crate::sync::lock;
 

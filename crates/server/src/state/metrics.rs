@@ -12,7 +12,8 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 
-use crate::api::responses::{RunResponse, SandboxResponse};
+use crate::api::responses::RunResponse;
+use crate::api::sandbox_responses::SandboxResponse;
 use crate::owner::Owner;
 use crate::sync::lock;
 

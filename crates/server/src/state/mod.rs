@@ -13,6 +13,4 @@ pub(crate) mod revocations;
 pub(crate) mod run_output;
 pub(crate) mod run_task;
 pub(crate) mod runs;
-pub(crate) mod sandbox_body;
-pub(crate) mod sandbox_handle;
-pub(crate) mod state_label;
+pub(crate) mod sandbox;

@@ -10,7 +10,7 @@ use serde_json::json;
 use super::database::{Store, StoreError};
 use super::records::{self, Filter, Table};
 use super::resume::ResumeRecord;
-use crate::api::responses::{SandboxResponse, SandboxState};
+use crate::api::sandbox_responses::{SandboxResponse, SandboxState};
 use crate::auth::api_keys::{self, KeyCache};
 use crate::owner::Owner;
 

@@ -8,7 +8,8 @@ use tower::ServiceExt;
 
 use super::extract::MAX_BODY_BYTES;
 use super::{Transport, app};
-use crate::api::responses::{RunKind, RunResponse, RunState, SandboxResponse};
+use crate::api::responses::{RunKind, RunResponse, RunState};
+use crate::api::sandbox_responses::SandboxResponse;
 use crate::auth::api_keys;
 use crate::id::new_id;
 use crate::owner::Owner;

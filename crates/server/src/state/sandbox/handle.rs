@@ -8,16 +8,16 @@ use fumehood_engine::{Error, ErrorKind, Language, PortMapping, Sandbox, SandboxE
 use jiff::Timestamp;
 use serde::Serialize;
 
-use super::event_log::{EventLog, EventSubscriber};
-use super::sandbox_body::{Body, Running, SavedBody};
+use super::body::{Body, Running, SavedBody};
 use crate::api::object_name::ObjectName;
 use crate::api::program::ProgramResponse;
 use crate::api::requests::{LifetimeCounts, NetworkRequest};
-use crate::api::responses::{ResumedFrom, SandboxResponse, SandboxState};
+use crate::api::sandbox_responses::{ResumedFrom, SandboxResponse, SandboxState};
 use crate::api::timeouts::Timeouts;
 use crate::api::timestamp::format_timestamp;
 use crate::error::ApiError;
 use crate::owner::Owner;
+use crate::state::event_log::{EventLog, EventSubscriber};
 use crate::sync::lock;
 
 /// The events of a sandbox that are kept, in bytes of JSON.
