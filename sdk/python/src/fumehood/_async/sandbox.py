@@ -155,7 +155,9 @@ class AsyncSandbox:
         sandbox = await cls.get(id_or_name, language=language, client=client)
         info = sandbox._info
         if info and info.state == "ended":
-            raise LostError(f"the sandbox has ended: {info.ended_why}", kind="lost", retry="never", ended=info.ended)
+            error = LostError(f"the sandbox has ended: {info.ended_why}", retry="never")
+            error.ended = info.ended
+            raise error
         return sandbox
 
     @classmethod
