@@ -258,7 +258,7 @@ impl Service {
     /// Starts `count` sandboxes (1 to 16) from the current state of one.
     ///
     /// # Errors
-    /// As [`create_checkpoint`](Self::create_checkpoint); [`ApiErrorKind::Busy`] if the owner would have too many
+    /// As `create_checkpoint`; [`ApiErrorKind::Busy`] if the owner would have too many
     /// sandboxes.
     pub async fn fork_sandbox(
         &self,
