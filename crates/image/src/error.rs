@@ -121,7 +121,7 @@ pub enum Error {
         part: String,
         /// The part's file.
         path: PathBuf,
-        /// How the part differs from what was written.
+        /// How the part differs from the one that was written.
         reason: String,
     },
     /// A newer version of fumehood has written the state.

@@ -86,7 +86,7 @@ mod tests {
         let store = Store::open(directory.path()).unwrap();
         assert_eq!(store.leftover_bytes(), 0);
 
-        // As after a kill: files, and a lock that nobody holds.
+        // As after a kill: files, and a lock that no process holds.
         let lock = store.lock(|| {}).unwrap();
         let abandoned = directory.path().join("tmp/work-1-x");
         fs::create_dir_all(abandoned.join("source/deep")).unwrap();

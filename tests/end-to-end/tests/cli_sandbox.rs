@@ -247,7 +247,7 @@ fn copies(user: &User) {
     user.ok(&["cp", "tree", "web:copy"]);
     assert_eq!(user.ok(&["exec", "web", "ls", "copy"]), "run\ntree\n");
 
-    // What comes back cannot leave the destination.
+    // No file that comes back can leave the destination.
     let hostile =
         "cd copy; ln -s /etc/passwd abs; ln -s ../.. up; ln -s run in; mkfifo pipe; chmod u+s run";
     user.ok(&["exec", "web", "sh", "-c", hostile]);
@@ -345,7 +345,7 @@ const FILES: [(&str, &str); 4] = [
     (".git/config", "[core]\n"),
 ];
 
-/// What a hostile guest does to a folder.
+/// The changes of a hostile guest in a folder.
 const CHANGES: &str = "cd /work && echo two >> a && echo guest > b && rm gone && mkdir new && echo n > new/n \
     && ln -s /etc/passwd abs && ln -s ../../etc out && echo '[alias]' > .git/config && mkdir -p .git/hooks \
     && echo '#!' > .git/hooks/pre-commit && touch A && touch \"$(printf 'x\\033[2Jy')\" && truncate -s 3G huge";
@@ -410,7 +410,7 @@ fn changes_of_a_mounted_folder_come_back_as_a_patch() {
     names.sort();
     assert_eq!(names, [".git", "a", "b", "link", "new"]);
 
-    // What was taken over is no difference any more.
+    // A change that was taken over is no difference any more.
     assert_eq!(user.ok(&["diff", "work"]), "");
     user.fails(&["diff", "work", "--sync-back", "--yes", "--include-git"]);
     assert_eq!(read(".git/config"), "[alias]\n");

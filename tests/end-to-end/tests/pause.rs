@@ -147,7 +147,7 @@ async fn assert_continues_if_it_cannot_be_paused(sandbox: &Sandbox, name: &str) 
     assert_eq!(request_ok(sandbox, shell(NAMES)).await, name);
 }
 
-/// What is on disk is what differs from the template, also of a sandbox that was resumed.
+/// The pages on disk are those that differ from the template, also of a sandbox that was resumed.
 async fn assert_pauses_again_and_survives_damage(engine: &Engine, resumed: Sandbox) {
     request_ok(&resumed, python("x = None; y += ' twice'")).await;
     let again = resumed.pause("again").await.unwrap();
@@ -259,7 +259,7 @@ fn report(what: &str) {
     out.flush().unwrap();
 }
 
-/// Resumes what is there, or starts a sandbox; counts in it, and pauses it again.
+/// Resumes the saved sandbox, or starts one; counts in it, and pauses it again.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "run by another test"]
 async fn pauses_and_resumes_in_a_loop() {
@@ -290,7 +290,7 @@ async fn pauses_and_resumes_in_a_loop() {
     }
 }
 
-/// A process is killed at any moment of pauses and resumes: what it acknowledged is whole, and nothing is resumed twice.
+/// A process is killed at any moment of pauses and resumes: every acknowledged state is complete, and none is resumed twice.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_kill_at_any_moment_loses_no_acknowledged_sandbox() {
     let label = format!("killed {}", std::process::id());

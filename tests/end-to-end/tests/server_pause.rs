@@ -149,7 +149,7 @@ async fn a_sandbox_that_works_is_not_idle() {
         "1\n"
     );
 
-    // A program that computes and that nobody follows: the sandbox is paused only after it has ended.
+    // A program that computes and that no caller follows: the sandbox is paused only after it has ended.
     let busy = "import time\nend = time.monotonic() + 4\nwhile time.monotonic() < end: pass\nopen('done', 'w').write('x')";
     let body = json!({ "argv": ["python3", "-c", busy], "detach": true });
     client
@@ -185,7 +185,7 @@ async fn paused_sandboxes_survive_kills_of_the_server() {
     let mut server = server;
 
     for round in 1..=repetitions("FUMEHOOD_SERVER_KILLS", 3, 20) {
-        // Other work goes on while the server ends, and the pause has been acknowledged.
+        // Other work continues while the server ends, and the pause has been acknowledged.
         let mut other = server.client().await;
         let worker = tokio::spawn(async move {
             let request = json!({ "language": "shell" });
@@ -215,7 +215,7 @@ async fn paused_sandboxes_survive_kills_of_the_server() {
         assert_eq!(shell(&mut client, &id, programs).await, "kept\nlives\n");
     }
 
-    // SIGTERM pauses what is running.
+    // SIGTERM pauses running sandboxes.
     python(&mut client, &id, "x = 'stopped'").await;
     assert_eq!(server.end(Signal::TERM), Some(0));
     let server = Server::start_in(&dir, &[]);
@@ -238,7 +238,7 @@ async fn a_killed_server_leaves_the_last_checkpoint() {
         .json("POST", &named, &json!({ "name": "base" }), 201)
         .await;
 
-    // The first save comes after 5 s. What is done then is lost with the server.
+    // The first save comes after 5 s. Later changes are lost with the server.
     let engine = engine();
     let start = Instant::now();
     let is_saved = async || {

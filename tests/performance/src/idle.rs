@@ -22,7 +22,7 @@ const FREE_MIB: u32 = 2 * RunRequest::DEFAULT_MEMORY_MIB;
 /// How many VMs run a program at the same time.
 const AT_ONCE: usize = 8;
 
-/// Starts VMs from hot images, each of which runs a program, and measures what they need while they wait. Then all run
+/// Starts VMs from hot images, each of which runs a program, and measures their memory and processor time while they wait. Then all run
 /// it again.
 pub(crate) async fn measure(vms: usize) -> anyhow::Result<()> {
     let _ = raise_descriptor_limit();

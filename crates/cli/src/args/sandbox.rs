@@ -36,7 +36,7 @@ pub(crate) enum SandboxCommand {
     Shell(SandboxShellArgs),
     Cp(SandboxCopyArgs),
     Logs(SandboxLogsArgs),
-    /// End sandboxes with everything that runs in them; what was not copied out is lost
+    /// End sandboxes with everything that runs in them; files that were not copied out are lost
     Stop(SandboxEndArgs),
     /// The same as `stop`
     Rm(SandboxEndArgs),
@@ -242,7 +242,7 @@ pub(crate) struct SandboxShellArgs {
 ///
 /// One of SOURCE and DESTINATION is SANDBOX:PATH, with a path that is absolute or relative to the user's home; the other is
 /// local. - is standard input or output. If DESTINATION is an existing directory or ends in /, the copy is placed into it.
-/// What comes out of a sandbox is checked: links that leave the directory, devices and set-id bits are left out, and nothing is
+/// Files that a sandbox sends are checked: links that leave the directory, devices and set-id bits are left out, and nothing is
 /// written outside of DESTINATION.
 #[derive(Debug, Args)]
 pub(crate) struct SandboxCopyArgs {
@@ -259,7 +259,7 @@ pub(crate) struct SandboxLogsArgs {
     pub(crate) sandbox: String,
     /// ID of one run, as `exec --detach` prints it [default: all, the oldest first]
     pub(crate) run: Option<String>,
-    /// Follow the output of what is running until it has ended
+    /// Follow the output of active runs until they end
     #[arg(short, long)]
     pub(crate) follow: bool,
     /// Print the events of the sandbox as JSON lines until it ends: denied connections, why it ended

@@ -52,7 +52,7 @@ pub(super) fn apply(changes: &[Change], copy: &HostFolder, host: &HostFolder) ->
     failures
 }
 
-/// Returns whether what is there must be removed first: it is deleted, or becomes something of another kind.
+/// Returns whether the existing file must be removed first: it is deleted, or changes its kind.
 fn disappears(change: &Change) -> bool {
     match (&change.before, &change.after) {
         (None, _) => false,

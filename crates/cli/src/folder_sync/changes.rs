@@ -1,4 +1,4 @@
-//! What a guest changed in a folder, and which of that may be taken over. A pure comparison, except that it looks at the
+//! The changes of a guest in a folder, and which of them may be taken over. A pure comparison, except that it looks at the
 //! user's folder.
 
 use std::collections::{HashMap, HashSet};

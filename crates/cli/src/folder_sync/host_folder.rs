@@ -1,4 +1,4 @@
-//! The user's folder on this host. Every path in it is walked from its open directory without following links: whatever a
+//! The user's folder on this host. Every path in it is walked from its open directory without following links: anything that a
 //! guest has named, nothing outside of the folder is read or written.
 
 use std::ffi::{OsStr, OsString};
@@ -16,7 +16,7 @@ use rustix::io::Errno;
 
 use super::tree::{Entry, file_entry, link_entry};
 
-/// What is at a path of the folder.
+/// The kind of a file in the folder.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum HostEntry {
     Nothing,
@@ -57,7 +57,7 @@ impl HostFolder {
         Ok(current)
     }
 
-    /// Returns what is at a path.
+    /// Returns the kind of the file at a path.
     ///
     /// # Errors
     /// It cannot be read.

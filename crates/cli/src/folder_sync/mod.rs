@@ -1,4 +1,4 @@
-//! Host folders in a VM: what was copied in, what a guest made of it, the difference as a patch, and taking it over.
+//! Host folders in a VM: the copy, the changes of the guest, the difference as a patch, and taking it over.
 //!
 //! A copy of the guest's folder is as hostile as the guest. The engine unpacks it into an empty private directory, with
 //! checks of its own. Nothing of it is written to the user's folder except by [`apply`], which follows no link there. How the

@@ -20,12 +20,12 @@ pub(crate) struct Mount {
     pub(crate) local: PathBuf,
     /// The path in the VM.
     pub(crate) remote: String,
-    /// What was in the folder when it was copied in.
+    /// The content of the folder when it was copied in.
     pub(super) before: Tree,
 }
 
 impl Mount {
-    /// Parses the arguments of all `--mount` options, and reads the folders. Prints what is not compared later.
+    /// Parses the arguments of all `--mount` options, and reads the folders. Prints the files that are not compared later.
     ///
     /// # Errors
     /// An argument is invalid, or a folder cannot be read or exceeds a limit.

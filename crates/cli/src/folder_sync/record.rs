@@ -1,4 +1,4 @@
-//! The mounted folders of a sandbox, in a file of this user: which they are, and what was in them when they were copied in.
+//! The mounted folders of a sandbox, in a file of this user: which they are, and their content when they were copied in.
 
 use std::fs::{DirBuilder, File};
 use std::io::{ErrorKind, Read, Write};

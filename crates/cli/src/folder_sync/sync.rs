@@ -1,4 +1,4 @@
-//! Shows what a guest changed in a folder, and takes it over on request.
+//! Shows the changes of a guest in a folder, and takes them over on request.
 
 use std::io::Write;
 use std::path::Path;
@@ -31,7 +31,7 @@ pub(crate) enum SyncEnd {
 }
 
 /// Writes the changes in `copy`, a private copy of the guest's folder, to `patch`. With `--sync-back`, takes them over
-/// into the folder on this host, and updates `mount` to what both sides have now. `skipped`: what the copy lacks;
+/// into the folder on this host, and updates `mount` to the common content of both sides. `skipped`: files that the copy lacks;
 /// `is_terminal`: a terminal shows the patch.
 ///
 /// # Errors
@@ -198,7 +198,7 @@ mod tests {
         let read = |path| std::fs::read_to_string(local.join(path)).unwrap();
         assert_eq!((read("a"), read("b")), ("guest\n".into(), "host\n".into()));
 
-        // What was taken over is no difference any more; the conflict still is one.
+        // A change that was taken over is no difference any more; the conflict still is one.
         let (end, patch) = offered(args(true)).await;
         assert_eq!((end, patch.as_str()), (SyncEnd::Incomplete, ""));
         std::fs::write(local.join("b"), "guest\n").unwrap();

@@ -1,4 +1,4 @@
-//! What is in a folder: the files, directories and links that are compared.
+//! The content of a folder: the files, directories and links that are compared.
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
@@ -45,7 +45,7 @@ pub(super) enum Entry {
 /// The entries of a folder by their paths in it. A directory comes before its content.
 pub(super) type Tree = BTreeMap<PathBuf, Entry>;
 
-/// What is in a folder.
+/// The content of a folder.
 #[derive(Debug, Default)]
 pub(super) struct Scan {
     pub(super) tree: Tree,
@@ -111,7 +111,7 @@ pub(super) fn scan(folder: &Path) -> anyhow::Result<Scan> {
     Ok(scan)
 }
 
-/// Reads what is at `source`, which is `path` in its folder.
+/// Reads the file at `source`, which is `path` in its folder.
 fn read_entry(source: &Path, path: &Path) -> io::Result<Entry> {
     let metadata = std::fs::symlink_metadata(source)?;
     let kind = metadata.file_type();

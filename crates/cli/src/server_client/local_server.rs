@@ -218,7 +218,7 @@ async fn start(
     }
 }
 
-/// Starts the process. Returns it, and the offset of its own lines in the log.
+/// Starts the process. Returns it, and the offset of its lines in the log.
 fn spawn(
     socket: &Path,
     environment: &[(&str, OsString)],

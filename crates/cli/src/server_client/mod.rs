@@ -1,5 +1,5 @@
 //! Client of the HTTP API, for a server of this user at its Unix socket. Events of a run arrive as server-sent events, and
-//! become those of an engine in this process. What the commands do with the answers does not belong here.
+//! become those of an engine in this process. Printing the answers belongs in the commands.
 
 mod local_server;
 mod run;

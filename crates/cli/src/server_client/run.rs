@@ -1,4 +1,4 @@
-//! A run on a server: code or a program, in a VM of its own or in a sandbox.
+//! A run on a server: code or a program, in a separate VM or in a sandbox.
 
 use anyhow::Context;
 use bytes::Bytes;
@@ -149,7 +149,7 @@ impl ServerRunControl {
         self.send("signal", json!({ "signal": number }));
     }
 
-    /// Tells the program the size of its terminal.
+    /// Sets the size of the program's terminal.
     pub(crate) fn resize(&self, rows: u16, cols: u16) {
         self.send("resize", json!({ "rows": rows, "cols": cols }));
     }

@@ -265,7 +265,7 @@ fn times(lab: &Lab<'_>) -> Check {
 
 fn ends_with_connection(lab: &Lab<'_>) -> Check {
     let mut client = lab.seed()?;
-    let code = format!("echo begun; sh -c 'sleep 60; :' {}", lab.tag);
+    let code = format!("echo started; sh -c 'sleep 60; :' {}", lab.tag);
     client.send(&shell(&code))?;
     client.receive()?.expect("stdout")?;
     drop(client);

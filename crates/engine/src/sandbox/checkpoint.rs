@@ -24,7 +24,7 @@ struct Inner {
     _reservation: MemoryReservation,
 }
 
-/// What a checkpoint records of its sandbox.
+/// The parts of a sandbox that a checkpoint records.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct CheckpointOrigin {
     /// Machine id and host name.

@@ -21,7 +21,7 @@ use crate::vm::{Layer, Machine, Shape};
 /// the host that it was booted on.
 const MAX_CLOCK_DEVIATION: u64 = 10;
 
-/// What a state on disk records besides memory and devices. Secrets are not part of it, and neither is the policy.
+/// The description of a state on disk, besides memory and devices. Secrets are not part of it, and neither is the policy.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct Description {
     pub(super) kind: SavedStateKind,
@@ -42,7 +42,7 @@ pub(super) struct Description {
     pub(super) packages: Vec<InstalledPackage>,
 }
 
-/// What the state of the devices depends on.
+/// Everything that the state of the devices depends on.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 struct MachineRecord {
     accelerator: Accelerator,

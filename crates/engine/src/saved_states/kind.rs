@@ -6,6 +6,6 @@ use serde::{Deserialize, Serialize};
 pub enum SavedStateKind {
     /// The sandbox was paused: the state is its only copy. It keeps its identity.
     Paused,
-    /// The sandbox has continued. Sandboxes that start from the state have identities of their own.
+    /// The sandbox has continued. Each sandbox that starts from the state has a new identity.
     Checkpoint,
 }

@@ -16,7 +16,7 @@ use crate::provision::{AcquiredVm, MemoryReservation};
 use crate::sandbox::{Checkpoint, CheckpointOrigin, Sandbox, SandboxTimeouts};
 use crate::snapshot::{Snapshot, TemplateMemory, load_process};
 
-/// What a resumed sandbox gets from its owner. Nothing of it is taken from the saved state.
+/// The settings that a resumed sandbox gets from its owner. None of them is taken from the saved state.
 #[derive(Debug, Clone, Default)]
 pub struct ResumeOptions {
     /// The network, with the values of secrets. Without one, the guest's card is not connected. A secret of the guest that
@@ -107,7 +107,7 @@ impl Engine {
         let description = description(id, opened.manifest().description.clone())?;
         let network = description.prepare(id, options.network.as_ref())?;
 
-        // Continue the guest. It has no network, and nobody can use it.
+        // Continue the guest. It has no network, and no caller can use it.
         let is_paused = description.kind == SavedStateKind::Paused;
         let keeps_identity = options.keep_identity.unwrap_or(is_paused);
         let init = GuestInit {
@@ -129,7 +129,7 @@ impl Engine {
             reservation,
         } = continued.ok_or_else(|| Error::new(ErrorKind::Boot, "the guest did not continue"))?;
 
-        // From here on, nobody else can resume it.
+        // From here on, it cannot be resumed again.
         self.with_states(move |_| claim.consume()).await?;
         let timeouts = SandboxTimeouts {
             idle_timeout: options.idle_timeout,
@@ -288,7 +288,7 @@ impl Engine {
     }
 }
 
-/// Returns what a guest with this network gets besides its identity.
+/// Returns the settings of a guest with this network besides its identity.
 fn init_of(network: Option<&PreparedNetwork>) -> GuestInit {
     network.map_or(GuestInit::NONE, PreparedNetwork::init)
 }

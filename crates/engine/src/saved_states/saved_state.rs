@@ -21,7 +21,7 @@ pub struct SavedState {
     pub created: u64,
     /// The guest's memory, in MiB.
     pub memory_mib: u32,
-    /// The size on disk in bytes, without what it shares with templates, images and layers.
+    /// The size on disk in bytes, without files that it shares with templates, images and layers.
     pub disk_bytes: u64,
     /// Whether the guest has a network card: it can then be resumed with a network.
     pub network: bool,
@@ -34,7 +34,7 @@ pub struct SavedState {
 }
 
 impl SavedState {
-    /// Reads what a state in the store records.
+    /// Reads the record of a state in the store.
     ///
     /// # Errors
     /// Returns [`ErrorKind::Damaged`].

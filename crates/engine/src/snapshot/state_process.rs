@@ -1,4 +1,4 @@
-//! QEMU itself beside the state of its guest on disk: what it maps, and how it is found again.
+//! QEMU itself beside the state of its guest on disk: the files that it maps, and how they are found again.
 
 use std::fs::File;
 use std::ops::Range;

@@ -13,7 +13,7 @@ use super::state_process;
 use crate::error::{Error, ErrorKind};
 use crate::vm::{Layer, Machine, Vm};
 
-/// What is written to disk besides the state of the machine.
+/// The parts that are written to disk besides the state of the machine.
 #[derive(Debug)]
 pub(crate) struct StateRecord {
     pub(crate) states: SavedStates,

@@ -62,7 +62,7 @@ impl SavedStates {
         match self.claim(id).and_then(StateClaim::consume) {
             Ok(()) => Ok(true),
             Err(Error::MissingState { .. }) => Ok(false),
-            // Without its claim, nobody can resume it.
+            // Without its claim, it cannot be resumed.
             Err(error) if error.is_damage() => {
                 let lock = self.cache.lock()?;
                 self.cache.remove(id.as_str(), &lock).map(|_| true)
@@ -81,7 +81,7 @@ impl StateClaim {
         self.states.open(&self.id)
     }
 
-    /// Consumes the state. When this returns, it is durably gone: also after a crash of the host nobody finds it. Its files
+    /// Consumes the state. When this returns, it is durably gone: it is not found after a crash of the host either. Its files
     /// are removed in the background, or by the next start.
     ///
     /// # Errors

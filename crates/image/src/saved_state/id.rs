@@ -9,7 +9,7 @@ use crate::Error;
 use crate::artifact_cache::is_digest;
 use crate::hash;
 
-/// Identifies a saved state in a store: 64 random hexadecimal digits, which nobody can guess.
+/// Identifies a saved state in a store: 64 random hexadecimal digits, which cannot be guessed.
 ///
 /// ```
 /// use fumehood_image::StateId;

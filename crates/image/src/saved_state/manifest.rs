@@ -40,7 +40,7 @@ pub struct StateManifest {
     /// QEMU itself with the code that it has translated, of use until the host is started again.
     #[serde(default)]
     pub process: Option<ProcessRecord>,
-    /// What the engine needs to continue the guest.
+    /// The engine's description of the guest.
     pub description: serde_json::Value,
 }
 

@@ -91,7 +91,7 @@ impl<'a> PageWriter<'a> {
             read_to_end_of_file(template, &mut self.of_template[..], chunk.offset())?;
         }
 
-        // Leave out what the template has.
+        // Leave out pages that the template has.
         for page in (0..CHUNK_PAGES).filter(|page| pushed & (1 << page) != 0) {
             let range = page * PAGE..(page + 1) * PAGE;
             let contents = &self.pages[range.clone()];

@@ -22,7 +22,7 @@ use crate::{Error, hash, template};
 /// The extension of a copy that is not complete.
 const PARTIAL: &str = "part";
 
-/// What a pinned file is.
+/// The kind of a pinned file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum PinKind {
     Template,

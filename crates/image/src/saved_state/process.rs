@@ -19,7 +19,7 @@ const READ_BYTES: usize = 1 << 18;
 /// Saves QEMU; returns the engine's description of it, or why it cannot be saved.
 pub type ProcessSaver<'a> = Box<dyn FnOnce(ProcessTarget<'_>) -> Result<Vec<u8>, String> + 'a>;
 
-/// What a QEMU is saved to.
+/// The files that a QEMU is saved to.
 #[derive(Debug)]
 pub struct ProcessTarget<'a> {
     /// An empty file for the pages that QEMU has changed.

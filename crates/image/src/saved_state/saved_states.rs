@@ -148,7 +148,7 @@ impl SavedStates {
                 report += self.pins().remove_unused(&manifests, &lock)?;
                 Ok(report)
             }
-            // What a damaged state needs is unknown: its owner may repair it.
+            // The files that a damaged state needs are unknown: its owner may repair it.
             Err(_) => Ok(report),
         }
     }

@@ -37,7 +37,7 @@ pub struct StateToSave<'a> {
     pub layer: Option<NeededFile<'a>>,
     /// The state of the devices.
     pub devices: &'a [u8],
-    /// What the engine needs to continue the guest.
+    /// The engine's description of the guest.
     pub description: serde_json::Value,
     /// Saves QEMU itself after the guest's pages, if it can.
     pub process: Option<ProcessSaver<'a>>,
@@ -139,7 +139,7 @@ impl SavedStates {
             Err(error) => error,
         };
 
-        // It may be visible, and only not be durable. Without a manifest, nobody can open it.
+        // It may be visible, and only not be durable. Without a manifest, it cannot be opened.
         let path = self.cache.path(id.as_str());
         match fs::remove_file(path.join(MANIFEST)) {
             Err(remains) if remains.kind() != io::ErrorKind::NotFound => {

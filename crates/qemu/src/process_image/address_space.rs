@@ -110,7 +110,7 @@ pub(super) struct AddressSpaceWriter<'a> {
     pub(super) files: Vec<SavedFile>,
     /// Files that are not available later: all of their pages are copied.
     pub(super) copied: &'a [SavedFile],
-    /// What is mapped in place of the guest's memory, if that is saved elsewhere.
+    /// The files that are mapped in place of the guest's memory, if that is saved elsewhere.
     pub(super) guest: Option<(GuestRange, Vec<Mapping>)>,
     /// Size of the changed pages so far, in bytes.
     pub(super) written: u64,

@@ -328,7 +328,7 @@ pub struct CheckpointResponse {
     /// The language that the sandbox was started for.
     #[schema(value_type = Option<String>)]
     pub language: Option<Language>,
-    /// What the checkpoint takes, in bytes: of disk if it is durable, or else of memory.
+    /// The size in bytes: on disk if it is durable, or else in memory.
     pub bytes: u64,
     /// When the state was saved.
     pub created_at: String,

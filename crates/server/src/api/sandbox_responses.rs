@@ -1,4 +1,4 @@
-//! What callers see of sandboxes.
+//! The public description of sandboxes.
 
 use fumehood_engine::{InstalledPackage, Isolation, Language, VmOrigin};
 use jiff::Timestamp;

@@ -73,7 +73,7 @@ impl Timeouts {
     /// # Errors
     /// [`ApiErrorKind::Invalid`](crate::ApiErrorKind::Invalid) if one is too short or longer than a year.
     pub(crate) fn updated(self, changes: TimeoutChanges) -> Result<Self, ApiError> {
-        /// Each save stops the guest for a moment and writes what has changed.
+        /// Each save stops the guest for a moment and writes the changes.
         const MIN_CHECKPOINT_S: u64 = 5;
 
         let fields = [

@@ -250,7 +250,7 @@ pub(super) const MAX_DRAINED_BYTES: usize = 64 * 1024 * 1024;
 /// How long a body is read after its request was answered.
 pub(super) const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// What a body must be to be read in the background.
+/// The type of a body that can be read in the background.
 pub(super) trait Drainable: HttpBody<Data = Bytes> + Send + Unpin + 'static {}
 
 impl<B: HttpBody<Data = Bytes> + Send + Unpin + 'static> Drainable for B {}

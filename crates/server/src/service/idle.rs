@@ -19,7 +19,7 @@ const CHECK_INTERVAL: (Duration, Duration) = (Duration::from_millis(250), Durati
 /// The share of one processor, in percent, from which a guest counts as working. An idle one takes less than 2 %.
 const WORK_PERCENT: u128 = 10;
 
-/// What is known about the use of a VM.
+/// The observed use of a VM.
 #[derive(Debug)]
 pub(super) struct IdleWatch {
     next_check: Instant,
@@ -65,7 +65,7 @@ impl IdleWatch {
         let is_used =
             activity.operations > 0 || activity.inbound_connections > 0 || handle.uses() > 0;
 
-        // What the server itself has done for a save is no work.
+        // The server's own save is no work.
         let is_saved = self.save.take_if(|save| save.is_finished()).is_some();
         if (is_used || computes) && self.save.is_none() && !is_saved {
             self.last_work = now;

@@ -132,7 +132,7 @@ impl Service {
         }
     }
 
-    /// The task of a pause: it runs to its end whatever its callers do.
+    /// The task of a pause: it continues if its callers disconnect.
     async fn pause(self, handle: Arc<SandboxHandle>, running: Running, completion: Completion) {
         let started = Instant::now();
         let result = self.save_and_end(&handle, &running).await;
@@ -206,7 +206,7 @@ impl Service {
         })
     }
 
-    /// The task of a resume: it runs to its end whatever its callers do.
+    /// The task of a resume: it continues if its callers disconnect.
     async fn resume(self, handle: Arc<SandboxHandle>, saved: SavedBody, completion: Completion) {
         let started = Instant::now();
         let result = self.restore(&handle, &saved).await;
@@ -314,7 +314,7 @@ impl Service {
         handle.set_ports(ports.collect());
     }
 
-    /// Records a sandbox that has not ended, with what a later server needs to resume it.
+    /// Records a sandbox that has not ended, with the data with which a later server resumes it.
     pub(super) fn record_sandbox(&self, handle: &SandboxHandle) {
         let resume = self.resume_record(handle);
         records::update_sandbox(&self.0.store, &handle.response(), &resume);

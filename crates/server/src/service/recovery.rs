@@ -1,4 +1,4 @@
-//! What a server finds of an earlier one: sandboxes that it paused or saved, and those that are lost.
+//! Recovery from an earlier server: sandboxes that it paused or saved, and those that are lost.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -24,7 +24,7 @@ type OwnState = (StateLabel, SavedState);
 
 impl Service {
     /// Takes over what an earlier server has left: runs are lost, paused sandboxes stay paused, running ones continue from
-    /// their last checkpoint or are lost, and states that nobody needs are deleted.
+    /// their last checkpoint or are lost, and states without a use are deleted.
     pub(super) fn recover(&self) -> Result<(), StoreError> {
         records::mark_runs_lost(&self.0.store)?;
         let records = records::resumable_sandboxes(&self.0.store)?;
@@ -60,7 +60,7 @@ impl Service {
     fn own_states(&self) -> Option<Vec<OwnState>> {
         let engine = self.engine().ok()?;
 
-        // This is called from asynchronous code that cannot wait, so the list is read on a thread with a runtime of its own.
+        // This is called from asynchronous code that cannot wait, so the list is read on a thread with a separate runtime.
         let list = std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().build().ok()?;
             let states = runtime.block_on(engine.saved_states());

@@ -144,7 +144,7 @@ pub(crate) struct Inner {
     pub(crate) server_id: String,
     /// Whether the state is on disk, so that a later server finds it.
     pub(crate) is_durable: bool,
-    /// What each owner is starting.
+    /// The sandboxes that each owner is starting.
     pub(crate) starting: Mutex<HashMap<Owner, Starting>>,
     pub(crate) checkpoints: Checkpoints,
     draining: watch::Sender<bool>,

@@ -1,4 +1,4 @@
-//! What happens to sandboxes when the server is stopped.
+//! Pausing or ending sandboxes when the server is stopped.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -16,7 +16,7 @@ pub(super) struct Change {
     pub(super) state: String,
     /// The new record, as JSON.
     pub(super) json: String,
-    /// For a sandbox: what a later server needs to resume it, as JSON; none = as before.
+    /// For a sandbox: the data with which a later server resumes it, as JSON; none = as before.
     pub(super) resume: Option<String>,
 }
 

@@ -79,7 +79,7 @@ pub(crate) fn update(store: &Store, table: Table, id: &str, state: &str, object:
     });
 }
 
-/// Updates the record of a sandbox that has not ended, as [`update`] does, with what a later server needs to resume it.
+/// Updates the record of a sandbox that has not ended, as [`update`] does, with the data with which a later server resumes it.
 pub(crate) fn update_sandbox(store: &Store, sandbox: &SandboxResponse, resume: &ResumeRecord) {
     store.change(Change {
         table: Table::Sandboxes,

@@ -1,4 +1,4 @@
-//! What a later server needs to resume a sandbox.
+//! The data with which a later server resumes a sandbox.
 
 use fumehood_engine::policy::Document;
 use rusqlite::OptionalExtension;
@@ -8,7 +8,7 @@ use super::database::{Store, StoreError};
 use crate::api::requests::NetworkRequest;
 use crate::api::timeouts::Timeouts;
 
-/// What a later server needs to resume a sandbox, beside what callers see of it.
+/// The data with which a later server resumes a sandbox, beside its public description.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct ResumeRecord {
     pub(crate) timeouts: Timeouts,

@@ -31,7 +31,7 @@ impl SandboxInfo {
     }
 }
 
-/// Returns the kind of what is at a path, with links followed: `None` if there is nothing.
+/// Returns the kind of the file at a path, with links followed: `None` if there is none.
 ///
 /// # Errors
 /// The server does not answer as expected.
@@ -58,7 +58,7 @@ pub(super) async fn remote_kind(
     }
 }
 
-/// What is at a path of a sandbox.
+/// The kind of a file in a sandbox.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum RemoteKind {
     Directory,

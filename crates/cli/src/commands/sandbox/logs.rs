@@ -13,7 +13,7 @@ use crate::args::SandboxLogsArgs;
 use crate::io::{Output, eprint_message, print_line};
 use crate::server_client::{Method, ServerClient, ServerRun, path_segment, with_query};
 
-/// The number of runs whose output is printed, at most: what the server lists at once.
+/// The maximum number of runs whose output is printed: the maximum of one list.
 const MAX_RUNS: &str = "1000";
 /// The number of events of followed runs that wait for the output.
 const WAITING_EVENTS: usize = 64;

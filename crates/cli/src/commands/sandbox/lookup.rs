@@ -33,7 +33,7 @@ pub(super) struct SandboxInfo {
 }
 
 impl SandboxInfo {
-    /// Parses what the server says about a sandbox.
+    /// Parses the server's description of a sandbox.
     ///
     /// # Errors
     /// The answer is unexpected.
@@ -67,7 +67,7 @@ pub(super) async fn find(server: &ServerClient, word: &str) -> anyhow::Result<Sa
     Ok(sandbox)
 }
 
-/// Finds a sandbox, also one that has ended. Returns what the server says about it.
+/// Finds a sandbox, also one that has ended. Returns the server's description.
 ///
 /// # Errors
 /// There is none, or more than one.
@@ -209,7 +209,7 @@ mod tests {
         ];
         let chosen = |word: &str| choose(&all, word).map(|index| all[index].id.as_str());
 
-        // An id comes before a name, and what can be used before what has ended.
+        // An id comes before a name, and a sandbox that can be used before one that has ended.
         assert_eq!(chosen("sb_abc1").unwrap(), "sb_abc1");
         assert_eq!(chosen("web").unwrap(), "sb_abc1");
         assert_eq!(chosen("sb_abd").unwrap(), "sb_abd2");

@@ -43,7 +43,7 @@ fn saves_and_consumes_states_in_a_loop() {
     }
 }
 
-/// What was acknowledged is whole, nothing is visible in part, and nothing is consumed twice.
+/// Every acknowledged state is complete, none is visible in part, and none is consumed twice.
 #[test]
 fn a_kill_at_any_moment_loses_no_acknowledged_state_and_consumes_none_twice() {
     let directory = tempfile::tempdir().unwrap();

@@ -342,7 +342,7 @@ fn after_an_error_there_is_no_state_and_the_remains_of_a_killed_writer_are_remov
     assert!(setup.states.list().unwrap().is_empty());
     assert!(!setup.store.has_leftovers());
 
-    // As after a kill: files, and a lock that nobody holds.
+    // As after a kill: files, and a lock that no process holds.
     let id = StateId::random().unwrap();
     let half = setup.states.path(&id).with_extension("new");
     fs::create_dir(&half).unwrap();

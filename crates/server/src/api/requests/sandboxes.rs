@@ -112,7 +112,7 @@ pub(crate) struct CheckpointRequest {
     pub durable: Option<bool>,
 }
 
-/// What a paused sandbox gets when it is resumed.
+/// The settings of a sandbox that is resumed.
 #[derive(Clone, Default, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ResumeRequest {

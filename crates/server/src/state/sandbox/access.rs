@@ -47,7 +47,7 @@ impl std::ops::Deref for SandboxUse {
     }
 }
 
-/// What an operation that needs the VM gets.
+/// The answer to an operation that needs the VM.
 #[derive(Debug)]
 pub(crate) enum Access {
     Ready(SandboxUse),
@@ -60,7 +60,7 @@ pub(crate) enum Access {
     Ended,
 }
 
-/// What a caller that pauses a sandbox gets.
+/// The answer to a caller that pauses a sandbox.
 #[derive(Debug)]
 pub(crate) enum PauseAccess {
     /// The caller pauses it.

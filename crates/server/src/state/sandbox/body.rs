@@ -1,4 +1,4 @@
-//! What a sandbox consists of now: a VM, a saved state, or the way from one to the other.
+//! The body of a sandbox: a VM, a saved state, or the transition from one to the other.
 
 use std::time::{Duration, Instant};
 
@@ -9,7 +9,7 @@ use tokio::sync::watch;
 use crate::api::sandbox_responses::SandboxState;
 use crate::error::ApiError;
 
-/// What a sandbox consists of.
+/// The body of a sandbox.
 #[derive(Debug)]
 pub(crate) enum Body {
     Running(Running),

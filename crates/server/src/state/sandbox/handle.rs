@@ -31,7 +31,7 @@ pub struct SandboxHandle {
     name: Option<ObjectName>,
     language: Option<Language>,
     created: Timestamp,
-    /// What callers see, apart from what changes with every use.
+    /// The public description, apart from the fields that change with every use.
     facts: Mutex<SandboxResponse>,
     body: Mutex<Body>,
     /// The operations that use the VM now.
@@ -90,7 +90,7 @@ impl EndCause {
     }
 }
 
-/// What callers know a sandbox by.
+/// The name and the settings of a sandbox, as its caller gave them.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Description {
     /// The name that may be used in place of the id.
@@ -224,7 +224,7 @@ impl SandboxHandle {
         self.language
     }
 
-    /// Locks what the sandbox consists of.
+    /// Locks the body of the sandbox.
     pub(crate) fn body(&self) -> MutexGuard<'_, Body> {
         lock(&self.body)
     }

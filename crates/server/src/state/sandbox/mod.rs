@@ -1,4 +1,4 @@
-//! A sandbox as the server holds it: what its owner sees, and the VM or the saved state that it consists of now.
+//! A sandbox as the server holds it: its public description, and its VM or its saved state.
 //!
 //! Pausing and resuming belong in `service`.
 

@@ -7,7 +7,7 @@ use crate::api::object_name::ObjectName;
 /// The first word of a label, with the version of its format.
 const FORMAT: &str = "fumehood-server-1";
 
-/// What a saved state of a server is.
+/// The kind of a server's saved state.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum StateKind {
     /// The only copy of a paused sandbox.
@@ -30,7 +30,7 @@ impl StateKind {
     }
 }
 
-/// The label of a saved state. It has what is needed to find its owner again if the record was lost.
+/// The label of a saved state, with which its owner is found if the record was lost.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct StateLabel {
     /// The id of the server's state.
