@@ -221,10 +221,19 @@ def test_a_denied_index_is_explained(client: Client) -> None:
             sandbox.install("six==1.16.0")
 
 
-def test_an_idle_sandbox_ends() -> None:
-    sandbox = Sandbox(idle_timeout=1)
+def test_an_idle_sandbox_ends_if_it_says_so() -> None:
+    sandbox = Sandbox(idle_timeout=1, on_idle="end")
     wait_until("its end", lambda: sandbox.info().state == "ended", 30)
     assert sandbox.info().ended == "idle"
+
+
+def test_an_idle_sandbox_is_paused_and_resumed_by_the_next_call(client: Client) -> None:
+    with Sandbox(language="python", idle_timeout=1, client=client) as sandbox:
+        sandbox.run("x = 41")
+        wait_until("its pause", lambda: sandbox.info().state == "paused", 30)
+        assert sandbox.run("print(x + 1)").stdout == "42\n"
+        assert sandbox.pause().state == "paused"
+        assert Sandbox.connect(sandbox.id, client=client).run("print(x)").stdout == "41\n"
 
 
 def test_ports_are_reached() -> None:

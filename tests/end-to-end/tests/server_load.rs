@@ -230,12 +230,12 @@ async fn a_draining_server_finishes_runs_and_accepts_no_new_ones() {
     assert!(start.elapsed() < Duration::from_secs(40));
     assert!(!server.socket().exists());
     let again = Server::start_in(server.dir(), &[]);
-    let listed = again
-        .client()
-        .await
-        .json("GET", "/v1/sandboxes", &Value::Null, 200)
-        .await;
-    assert_eq!(listed["sandboxes"][0]["ended"], "server_stopped");
+    let mut client = again.client().await;
+    let listed = client.json("GET", "/v1/sandboxes", &Value::Null, 200).await;
+    let sandbox = &listed["sandboxes"][0];
+    assert_eq!(sandbox["state"], "paused", "{sandbox}");
+    let at = format!("/v1/sandboxes/{}", sandbox["id"].as_str().unwrap());
+    client.json("DELETE", &at, &Value::Null, 200).await;
 }
 
 #[tokio::test]
@@ -246,7 +246,7 @@ async fn an_idle_server_exits() {
         .json(
             "POST",
             "/v1/sandboxes",
-            &json!({ "idle_timeout_s": 5 }),
+            &json!({ "idle_timeout_s": 5, "on_idle": "end" }),
             201,
         )
         .await;

@@ -50,6 +50,12 @@ async fn get(client: &mut Client, sandbox: &str) -> Value {
     client.json("GET", &path, &Value::Null, 200).await
 }
 
+/// Ends a sandbox: its state would otherwise stay in the store.
+async fn end(client: &mut Client, sandbox: &str) {
+    let path = format!("/v1/sandboxes/{sandbox}");
+    client.json("DELETE", &path, &Value::Null, 200).await;
+}
+
 /// Waits until a sandbox has this state.
 async fn wait_for(client: &mut Client, sandbox: &str, state: &str) -> Value {
     let start = Instant::now();
@@ -222,6 +228,7 @@ async fn paused_sandboxes_survive_kills_of_the_server() {
     let mut client = server.client().await;
     assert_eq!(get(&mut client, &id).await["state"], "paused");
     assert_eq!(python(&mut client, &id, "print(x)").await, "stopped\n");
+    end(&mut client, &id).await;
 }
 
 #[tokio::test]

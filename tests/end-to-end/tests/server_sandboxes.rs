@@ -160,7 +160,7 @@ async fn an_idle_sandbox_ends_and_reports_it() {
         .json(
             "POST",
             "/v1/sandboxes",
-            &json!({ "idle_timeout_s": 1 }),
+            &json!({ "idle_timeout_s": 1, "on_idle": "end" }),
             201,
         )
         .await;
