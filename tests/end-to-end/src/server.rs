@@ -356,6 +356,11 @@ impl Events {
     /// # Panics
     /// Panics if none arrives in time.
     pub async fn next(&mut self) -> Option<ServerEvent> {
+        // The comments that keep the connection open are no events.
+        within_deadline("an event", self.receive()).await
+    }
+
+    async fn receive(&mut self) -> Option<ServerEvent> {
         loop {
             if let Some((block, rest)) = self.held.split_once("\n\n") {
                 let sent = parse(block);
@@ -366,7 +371,7 @@ impl Events {
                 }
             }
 
-            let frame = within_deadline("an event", self.body.frame()).await?;
+            let frame = self.body.frame().await?;
             let frame = frame.unwrap_or_else(|e| panic!("{e}"));
             if let Ok(bytes) = frame.into_data() {
                 self.held.push_str(&String::from_utf8_lossy(&bytes));
