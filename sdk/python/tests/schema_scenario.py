@@ -46,7 +46,7 @@ def check(place: Path) -> int:
     program = os.environ["FUMEHOOD_BIN"]
     keys = {name: key(program, name) for name in ("one", "two")}
     with (place / "server.log").open("wb") as log:
-        words = [program, "serve", "--listen", ADDRESS, "--socket", str(place / "server.sock"), "--rate", "1000"]
+        words = [program, "serve", "--listen", ADDRESS, "--socket", str(place / "server.sock"), "--rate", "1000", "--drain-s", "0"]
         server = subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
     try:
         deadline = time.monotonic() + READY_S

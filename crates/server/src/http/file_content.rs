@@ -343,7 +343,7 @@ const MAX_SKIPPED_BYTES: usize = 8 * 1024;
 /// The guest writes the stream: a reader must expect any content. After a complete stream, the trailer `fumehood-skipped` has
 /// the files that were left out, as JSON in ASCII.
 #[utoipa::path(get, path = "/v1/sandboxes/{id}/files/archive", params(("id" = String, Path), PathQuery), responses(
-    (status = 200, content_type = "application/x-tar", body = Vec<u8>)))]
+    (status = 200, content_type = "application/octet-stream", body = Vec<u8>)))]
 pub(super) async fn download_archive(
     State(service): State<Service>,
     Caller(owner): Caller,
@@ -383,7 +383,7 @@ pub(super) async fn download_archive(
         ))
     });
 
-    let tar = HeaderValue::from_static("application/x-tar");
+    let tar = HeaderValue::from_static("application/octet-stream");
     let headers = [
         (CONTENT_TYPE, tar),
         (TRAILER, HeaderValue::from(SKIPPED_TRAILER)),
@@ -425,7 +425,7 @@ fn ascii_json(text: &str) -> String {
 ///
 /// The directory is created if it does not exist, and files in it are replaced. The guest unpacks the stream.
 #[utoipa::path(put, path = "/v1/sandboxes/{id}/files/archive", params(("id" = String, Path), PathQuery),
-    request_body(content = Vec<u8>, content_type = "application/x-tar"), responses((status = 204)))]
+    request_body(content = Vec<u8>, content_type = "application/octet-stream"), responses((status = 204)))]
 pub(super) async fn upload_archive(
     State(service): State<Service>,
     Caller(owner): Caller,
