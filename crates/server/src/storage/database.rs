@@ -377,6 +377,24 @@ fn sql_error(path: &Path, error: rusqlite::Error) -> StoreError {
     }
 }
 
+/// Switches to a write-ahead log. SQLite does not wait for a process that does the same to a new file at this moment.
+fn set_write_ahead_log(connection: &Connection) -> rusqlite::Result<()> {
+    const INTERVAL: Duration = Duration::from_millis(5);
+
+    let start = std::time::Instant::now();
+    loop {
+        match connection.pragma_update(None, "journal_mode", "wal") {
+            Err(error)
+                if error.sqlite_error_code() == Some(rusqlite::ErrorCode::DatabaseBusy)
+                    && start.elapsed() < BUSY_TIMEOUT =>
+            {
+                std::thread::sleep(INTERVAL);
+            }
+            other => return other,
+        }
+    }
+}
+
 fn connect(path: &Path) -> rusqlite::Result<Connection> {
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE
         | OpenFlags::SQLITE_OPEN_NO_MUTEX
@@ -384,7 +402,7 @@ fn connect(path: &Path) -> rusqlite::Result<Connection> {
 
     let connection = Connection::open_with_flags(path, flags)?;
     connection.busy_timeout(BUSY_TIMEOUT)?;
-    connection.pragma_update(None, "journal_mode", "wal")?;
+    set_write_ahead_log(&connection)?;
     // Writes survive the death of the process. The last ones before a loss of power may be lost.
     connection.pragma_update(None, "synchronous", "normal")?;
     connection.pragma_update(None, "journal_size_limit", MAX_IDLE_LOG_BYTES)?;
