@@ -14,7 +14,7 @@ use crate::owner::Owner;
 use crate::state::metrics::PauseStep;
 use crate::state::sandbox::{
     Access, Body, Completion, EndCause, ExposedPort, PauseAccess, Running, SandboxHandle,
-    SandboxLookup, SandboxUse, SavedBody, StateKind, StateLabel,
+    SandboxUse, SavedBody, StateKind, StateLabel,
 };
 use crate::storage::records;
 use crate::storage::resume::{NetworkRecord, ResumeRecord, SavedRecord};
@@ -34,13 +34,16 @@ impl Service {
     /// [`ApiErrorKind::NotFound`] if there is none, or it belongs to another owner; [`ApiErrorKind::Lost`] with the
     /// reason if it has ended; and why it cannot be resumed.
     pub async fn sandbox(&self, owner: &Owner, id: &str) -> Result<SandboxUse, ApiError> {
-        self.use_sandbox(self.find_sandbox(owner, id)?).await
+        let handle = self.find_sandbox(owner, id)?.into_living()?;
+        self.use_sandbox(&handle).await
     }
 
-    /// Returns a sandbox that was looked up, running, for one operation.
-    pub(super) async fn use_sandbox(&self, sandbox: SandboxLookup) -> Result<SandboxUse, ApiError> {
-        let handle = sandbox.into_living()?;
-        match tokio::time::timeout(MAX_WAIT, self.wake(&handle)).await {
+    /// Returns this sandbox, running, for one operation.
+    pub(super) async fn use_sandbox(
+        &self,
+        handle: &Arc<SandboxHandle>,
+    ) -> Result<SandboxUse, ApiError> {
+        match tokio::time::timeout(MAX_WAIT, self.wake(handle)).await {
             Ok(result) => result,
             Err(_) => {
                 let message = format!(
@@ -84,14 +87,12 @@ impl Service {
         id: &str,
         request: ResumeRequest,
     ) -> Result<SandboxResponse, ApiError> {
-        let found = self.find_sandbox(owner, id)?;
-        let handle = found.into_living()?;
-
+        let handle = self.find_sandbox(owner, id)?.into_living()?;
         if !request.secrets.is_empty() {
             set_secrets(&handle, request)?;
         }
 
-        let sandbox = self.use_sandbox(SandboxLookup::Living(handle)).await?;
+        let sandbox = self.use_sandbox(&handle).await?;
         Ok(sandbox.response())
     }
 

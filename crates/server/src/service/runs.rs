@@ -67,7 +67,7 @@ impl Service {
         spec.stdin = request.stdin;
 
         self.start_once(spec, key, async {
-            let sandbox = self.use_sandbox(sandbox).await?;
+            let sandbox = self.use_sandbox(&sandbox.into_living()?).await?;
             Ok(move || {
                 let run = sandbox.engine_sandbox().run(&run_request);
                 run.map_err(|error| sandbox.to_api_error(error))
@@ -95,7 +95,7 @@ impl Service {
         spec.stdin = request.stdin;
 
         self.start_once(spec, key, async {
-            let sandbox = self.use_sandbox(sandbox).await?;
+            let sandbox = self.use_sandbox(&sandbox.into_living()?).await?;
             Ok(move || {
                 let run = sandbox.engine_sandbox().spawn(&spawn_request);
                 run.map_err(|error| sandbox.to_api_error(error))
